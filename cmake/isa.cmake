@@ -1,0 +1,34 @@
+# Instruction sets: name, the flags that its kernels are compiled with. Every set has an object library of its own, so that no
+# instruction leaks into code that runs everywhere. Keep in step with csrc/cpu/cpu_features.cc.
+#
+# -ffp-contract=off: a multiply-add is fused where a kernel says so, nowhere else.
+set(FACEATTR_ISA_scalar "")
+set(FACEATTR_ISA_avx2 -mavx2 -mfma -mf16c)
+set(FACEATTR_ISA_avx512 ${FACEATTR_ISA_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(FACEATTR_X86 ON)
+  set(FACEATTR_ISAS scalar avx2 avx512)
+else()
+  set(FACEATTR_X86 OFF)
+  set(FACEATTR_ISAS scalar)
+endif()
+
+set(FACEATTR_KERNEL_FAMILIES segmented_conv shifted_means linear stem)
+
+# Adds one object library per instruction set and lists them in `objects`.
+function(faceattr_add_kernels objects)
+  set(all "")
+  foreach(isa IN LISTS FACEATTR_ISAS)
+    set(sources "")
+    foreach(family IN LISTS FACEATTR_KERNEL_FAMILIES)
+      list(APPEND sources ${CMAKE_SOURCE_DIR}/csrc/cpu/kernels/${family}/${isa}.cc)
+    endforeach()
+    add_library(faceattr_kernels_${isa} OBJECT ${sources})
+    target_include_directories(faceattr_kernels_${isa} PRIVATE ${CMAKE_SOURCE_DIR}/csrc)
+    target_compile_options(faceattr_kernels_${isa} PRIVATE -O3 -ffp-contract=off ${FACEATTR_ISA_${isa}})
+    target_link_libraries(faceattr_kernels_${isa} PRIVATE faceattr_options)
+    list(APPEND all $<TARGET_OBJECTS:faceattr_kernels_${isa}>)
+  endforeach()
+  set(${objects} ${all} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,38 @@
+// From a feature set to kernels: resolved once per engine, never per call.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels/linear/linear.h"
+#include "cpu/kernels/segmented_conv/segmented_conv.h"
+#include "cpu/kernels/shifted_means/shifted_means.h"
+#include "cpu/kernels/stem/stem.h"
+
+namespace faceattr::cpu {
+
+template <class Kernel>
+struct Candidate {
+  std::uint32_t features;  // what it needs
+  const Kernel* kernel;
+};
+
+// kernel_list.inc by family, best first; the last of each needs no feature.
+struct KernelLists {
+  std::vector<Candidate<SegmentedConvKernel>> SegmentedConv;
+  std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
+  std::vector<Candidate<LinearKernel>> Linear;
+  std::vector<Candidate<StemKernel>> Stem;
+};
+const KernelLists& kernel_lists();
+
+// The first kernel whose needs are all in `features`.
+template <class Kernel>
+const Kernel& best(const std::vector<Candidate<Kernel>>& candidates, std::uint32_t features) {
+  for (const Candidate<Kernel>& candidate : candidates) {
+    if ((candidate.features & ~features) == 0) return *candidate.kernel;
+  }
+  return *candidates.back().kernel;
+}
+
+}  // namespace faceattr::cpu

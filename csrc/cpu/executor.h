@@ -1,0 +1,59 @@
+// Runs a plan on the CPU: the phases of an image by one team, the heads of a batch by all. Immutable after construction;
+// every call brings its own memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cpu/runners.h"
+
+namespace faceattr::cpu {
+
+class Executor {
+ public:
+  // Throws std::invalid_argument if the plan does not fit together.
+  Executor(Plan plan, std::uint32_t features);
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  // Memory that a caller brings: per team, per thread, per image of a batch.
+  std::size_t arena_floats() const { return memory_.arena_floats; }
+  std::size_t scratch_floats() const { return scratch_floats_; }
+  std::size_t vector_floats() const { return vector_floats_; }
+
+  std::size_t packed_floats() const;         // weights
+  std::vector<std::string> kernels() const;  // name per phase
+  int phase_count() const { return static_cast<int>(runners_.size()); }
+  const std::vector<Output>& outputs() const { return plan_.outputs; }
+  std::int64_t output_floats(const Output& output) const;  // per image
+
+  // Every phase up to the pooled vectors, and the outputs that are maps, into the image's place of the caller's arrays.
+  // Returns false if this member met a non-finite pixel. With `seconds`, member 0 adds the time of each phase.
+  bool run_image(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, float* const* outputs,
+                 const Team& team, double* seconds) const;
+
+  // The linear heads of `images` rows of vectors.
+  void run_heads(float* vectors, std::int64_t images, const Team& team, double* seconds) const;
+
+  // The outputs that are vectors, of one image.
+  void copy_vectors(const float* vectors, std::int64_t image, float* const* outputs) const;
+
+  // Every output of one image becomes NaN.
+  void fill_nan(std::int64_t image, float* const* outputs) const;
+
+ private:
+  using Runner = std::variant<StemRunner, ConvRunner, MeansRunner, LinearRunner>;
+
+  void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
+
+  Plan plan_;  // its weights are dropped once packed
+  std::vector<TensorKind> kinds_;
+  MemoryPlan memory_;
+  std::vector<std::size_t> vector_offsets_;  // by tensor
+  std::size_t vector_floats_ = 0, scratch_floats_ = 0;
+  std::vector<Runner> runners_;  // by phase
+};
+
+}  // namespace faceattr::cpu

@@ -1,0 +1,68 @@
+#include <algorithm>
+
+#include "cpu/pack.h"
+#include "cpu/runners.h"
+
+namespace faceattr::cpu {
+namespace {
+
+constexpr int kChannelsPerItem = 64;  // of one tap: four cache lines per position
+
+}  // namespace
+
+MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
+    : kernel_(&best(kernel_lists().ShiftedMeans, layout.features)), dst_(layout.vector_offsets[phase.dst]) {
+  const MapPlacement& map = layout.memory.maps[phase.src];
+  const TensorShape& shape = layout.plan.tensors[phase.src];
+  src_ = map.interior() + phase.start;
+  args_.row_pitch = map.row_pitch;
+  args_.pixel_pitch = map.pixel_pitch;
+  args_.height = shape.height;
+  args_.width = shape.width;
+  args_.out_height = strided(shape.height, phase.stride);
+  args_.out_width = strided(shape.width, phase.stride);
+  args_.kernel = phase.kernel;
+  args_.stride = phase.stride;
+  args_.count = phase.count;
+}
+
+void MeansRunner::run(const ImageMemory& memory, const Team& team) const {
+  ShiftedMeansArgs args = args_;
+  args.src = memory.arena + src_;
+  args.dst = memory.vectors + dst_;
+  const int chunks = (args.count + kChannelsPerItem - 1) / kChannelsPerItem;
+  const Team::Range items = team.share(static_cast<std::int64_t>(args.kernel) * args.kernel * chunks);
+  for (std::int64_t item = items.begin; item < items.end; ++item) {
+    const int begin = static_cast<int>(item % chunks) * kChannelsPerItem;
+    kernel_->run(args, static_cast<int>(item / chunks), begin, std::min(begin + kChannelsPerItem, args.count));
+  }
+}
+
+LinearRunner::LinearRunner(const LinearHeadPhase& phase, const Layout& layout)
+    : kernel_(&best(kernel_lists().Linear, layout.features)), dst_(layout.vector_offsets[phase.dst]) {
+  for (const LinearInput& input : phase.inputs) {
+    parts_.push_back({static_cast<std::int64_t>(layout.vector_offsets[input.src]), input.count});
+    args_.k += input.count;
+  }
+  args_.out_channels = layout.plan.tensors[phase.dst].channels;
+  panels_ = panel_count(args_.out_channels, kernel_->panel);
+  weights_ = pack_panels(phase.weight, args_.out_channels, args_.k, kernel_->panel);
+  bias_ = pack_bias(phase.bias, kernel_->panel);
+  args_.parts = parts_.data();
+  args_.part_count = static_cast<int>(parts_.size());
+  args_.weights = weights_.data();
+  args_.bias = bias_.data();
+}
+
+void LinearRunner::run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const {
+  LinearArgs args = args_;
+  const Team::Range items = team.share(panels_ * images);
+  for (std::int64_t item = items.begin; item < items.end; ++item) {  // a panel's weights stay in cache for all images
+    float* row = vectors + static_cast<std::size_t>(item % images) * pitch;
+    args.base = row;
+    args.dst = row + dst_;
+    kernel_->run(args, static_cast<int>(item / images));
+  }
+}
+
+}  // namespace faceattr::cpu

@@ -1,0 +1,8 @@
+#include "cpu/kernels/linear/generic.h"
+#include "cpu/simd/avx2.h"
+
+namespace faceattr::cpu {
+
+extern const LinearKernel kLinearF32Avx2 = {"linear_f32_1x16_avx2", Linear<Avx2F32>::kPanel, Linear<Avx2F32>::run};
+
+}  // namespace faceattr::cpu

@@ -1,0 +1,34 @@
+// Matrix times vector, the vector in parts: dst[o] = sum over parts and i of base[offset + i] * weights[o, (part, i)] + bias[o].
+//
+// The sum is cut the same way always: each part in blocks of kLinearBlock values, in each block four interleaved chains that
+// are added pairwise, blocks added in order. Heads have no later average to forgive a rounding error, so short chains matter.
+#pragma once
+
+#include <cstdint>
+
+namespace faceattr::cpu {
+
+constexpr int kLinearBlock = 256;
+
+struct LinearPart {
+  std::int64_t offset = 0, count = 0;
+};
+
+struct LinearArgs {
+  const float* base = nullptr;
+  const LinearPart* parts = nullptr;
+  int part_count = 0;
+  const float* weights = nullptr;  // [panel][K][panel width]; zero-padded channels
+  const float* bias = nullptr;     // padded to whole panels
+  std::int64_t k = 0;              // of all parts
+  int out_channels = 0;
+  float* dst = nullptr;
+};
+
+struct LinearKernel {
+  const char* name;
+  int panel;  // output channels per panel
+  void (*run)(const LinearArgs& args, int panel);
+};
+
+}  // namespace faceattr::cpu

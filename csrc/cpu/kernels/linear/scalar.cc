@@ -1,0 +1,8 @@
+#include "cpu/kernels/linear/generic.h"
+#include "cpu/simd/portable.h"
+
+namespace faceattr::cpu {
+
+extern const LinearKernel kLinearF32Scalar = {"linear_f32_1x8_scalar", Linear<PortableF32<4>>::kPanel, Linear<PortableF32<4>>::run};
+
+}  // namespace faceattr::cpu

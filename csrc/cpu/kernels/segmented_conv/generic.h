@@ -1,0 +1,125 @@
+// The algorithm of segmented_conv.h over any vector type: a tile of kPixels positions by kVectors vectors of channels is
+// accumulated in registers over all of K.
+#pragma once
+
+#include "cpu/kernels/segmented_conv/segmented_conv.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+template <class Vec, int kPixels, int kVectors>
+struct SegmentedConv {
+  static constexpr int kPanel = kVectors * Vec::kWidth;
+
+  static void run(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
+    // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for latency.
+    const int pixels = pixel_end - pixel_begin;
+    const int tiles = (pixels + kPixels - 1) / kPixels;
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles);
+      const int end = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * (t + 1) / tiles);
+      dispatch<kPixels>(args, begin, end - begin, panel);
+    }
+  }
+
+ private:
+  template <int kSize>
+  static void dispatch(const SegmentedConvArgs& args, int pixel, int size, int panel) {
+    if constexpr (kSize > 1) {
+      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel);
+    }
+    tile<kSize>(args, pixel, panel);
+  }
+
+  template <int kSize>
+  [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel) {
+    std::int64_t rows[kSize], columns[kSize];
+    rows[0] = pixel / args.out_width;
+    columns[0] = pixel % args.out_width;
+    for (int r = 1; r < kSize; ++r) {
+      const bool wraps = columns[r - 1] + 1 == args.out_width;
+      rows[r] = rows[r - 1] + (wraps ? 1 : 0);
+      columns[r] = wraps ? 0 : columns[r - 1] + 1;
+    }
+
+    Vec acc[kSize][kVectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < kSize; ++r) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) acc[r][j] = Vec::zero();
+    }
+    const float* weights = args.weights + args.k * kPanel * panel;
+    for (int s = 0; s < args.segment_count; ++s) {
+      const ConvSegment& segment = args.segments[s];
+      const float* src[kSize];
+      for (int r = 0; r < kSize; ++r) {
+        src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
+      }
+      for (int t = 0; t < segment.run_count; ++t) {
+        accumulate<kSize>(acc, src, segment.runs[t], segment.run_length, weights);
+        weights += static_cast<std::int64_t>(segment.run_length) * kPanel;
+      }
+    }
+    finish<kSize>(args, acc, rows, columns, panel);
+  }
+
+  // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds.
+  template <int kSize>
+  [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const float* const (&src)[kSize],
+                                                       std::int64_t run, int length, const float* weights) {
+    const float* p[kSize];
+#pragma GCC unroll 16
+    for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
+#pragma GCC unroll 1
+    for (std::int64_t i = 0; i < length; ++i) {
+      Vec w[kVectors];
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + j * Vec::kWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < kSize; ++r) {
+        const Vec x = Vec::broadcast(p[r] + i);
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) acc[r][j].add_product(x, w[j]);
+      }
+    }
+  }
+
+  // Bias and shortcut come last: added first, a large shortcut would cost every partial sum its low bits.
+  template <int kSize>
+  [[gnu::always_inline]] static inline void finish(const SegmentedConvArgs& args, Vec (&acc)[kSize][kVectors],
+                                                   const std::int64_t (&rows)[kSize],
+                                                   const std::int64_t (&columns)[kSize], int panel) {
+    const int first = panel * kPanel;
+    const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
+#pragma GCC unroll 16
+    for (int r = 0; r < kSize; ++r) {
+      float* dst = args.dst + rows[r] * args.dst_row_pitch + columns[r] * args.dst_pixel_pitch + first;
+      const float* residual =
+          args.residual == nullptr
+              ? nullptr
+              : args.residual + rows[r] * args.residual_row_pitch + columns[r] * args.residual_pixel_pitch + first;
+      if (channels == kPanel) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) {
+          Vec value = acc[r][j] + Vec::load(args.bias + first + j * Vec::kWidth);
+          if (residual != nullptr) value = value + Vec::load(residual + j * Vec::kWidth);
+          if (args.relu) value = value.max(Vec::zero());
+          value.store(dst + j * Vec::kWidth);
+        }
+      } else {  // the last panel of an unusual width
+        float values[kPanel];
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) {
+          (acc[r][j] + Vec::load(args.bias + first + j * Vec::kWidth)).store(values + j * Vec::kWidth);
+        }
+        for (int c = 0; c < channels; ++c) {
+          const float value = values[c] + (residual != nullptr ? residual[c] : 0.0f);
+          dst[c] = args.relu && !(value > 0.0f) ? 0.0f : value;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

@@ -1,0 +1,8 @@
+#include "cpu/kernels/shifted_means/generic.h"
+#include "cpu/simd/avx2.h"
+
+namespace faceattr::cpu {
+
+extern const ShiftedMeansKernel kShiftedMeansF32Avx2 = {"shifted_means_f32_avx2", ShiftedMeans<Avx2F32>::run};
+
+}  // namespace faceattr::cpu

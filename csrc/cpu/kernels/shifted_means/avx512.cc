@@ -1,0 +1,8 @@
+#include "cpu/kernels/shifted_means/generic.h"
+#include "cpu/simd/avx512.h"
+
+namespace faceattr::cpu {
+
+extern const ShiftedMeansKernel kShiftedMeansF32Avx512 = {"shifted_means_f32_avx512", ShiftedMeans<Avx512F32>::run};
+
+}  // namespace faceattr::cpu

@@ -1,0 +1,53 @@
+// The algorithm of shifted_means.h over any vector type.
+#pragma once
+
+#include "cpu/kernels/shifted_means/shifted_means.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+template <class Vec>
+struct ShiftedMeans {
+  static void run(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end) {
+    const int pad = args.kernel / 2;
+    const Span rows = inside(tap / args.kernel - pad, args.stride, args.height, args.out_height);
+    const Span columns = inside(tap % args.kernel - pad, args.stride, args.width, args.out_width);
+    const float scale = 1.0f / (static_cast<float>(args.out_height) * static_cast<float>(args.out_width));
+    float* dst = args.dst + static_cast<std::int64_t>(tap) * args.count;
+    int c = channel_begin;
+    for (; c + Vec::kWidth <= channel_end; c += Vec::kWidth) {
+      Vec sum = Vec::zero();
+      for (int y = rows.begin; y < rows.end; y += args.stride) {
+        for (int x = columns.begin; x < columns.end; x += args.stride) sum = sum + Vec::load(at(args, y, x) + c);
+      }
+      (sum * Vec::broadcast(&scale)).store(dst + c);
+    }
+    for (; c < channel_end; ++c) {
+      float sum = 0.0f;
+      for (int y = rows.begin; y < rows.end; y += args.stride) {
+        for (int x = columns.begin; x < columns.end; x += args.stride) sum += at(args, y, x)[c];
+      }
+      dst[c] = sum * scale;
+    }
+  }
+
+ private:
+  struct Span {
+    int begin, end;
+  };
+
+  // Source positions o * stride + shift for o in [0, outputs) that lie inside [0, size).
+  static Span inside(int shift, int stride, int size, int outputs) {
+    int begin = shift;
+    while (begin < 0) begin += stride;
+    const int last = (outputs - 1) * stride + shift;
+    return {begin, last < size ? last + 1 : size};
+  }
+
+  static const float* at(const ShiftedMeansArgs& args, int y, int x) {
+    return args.src + y * args.row_pitch + x * args.pixel_pitch;
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

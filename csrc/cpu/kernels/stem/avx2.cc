@@ -1,0 +1,8 @@
+#include "cpu/kernels/stem/generic.h"
+#include "cpu/simd/avx2.h"
+
+namespace faceattr::cpu {
+
+extern const StemKernel kStemF32Avx2 = {"stem_f32_avx2", Stem<Avx2F32>::load_u8, Stem<Avx2F32>::load_f32, Stem<Avx2F32>::max_pool};
+
+}  // namespace faceattr::cpu

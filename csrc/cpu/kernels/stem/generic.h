@@ -1,0 +1,52 @@
+// The algorithms of stem.h; plain loops that the compiler turns into each instruction set's vectors.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/kernels/stem/stem.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+template <class Vec>
+struct Stem {
+  static void load_u8(const LoadRowArgs& args, const std::uint8_t* row) {
+    for (int i = 0; i < 3 * args.width; ++i) {
+      args.dst[i] = (static_cast<float>(row[i]) - args.mean[i]) * args.inverse_scale[i];
+    }
+  }
+
+  static bool load_f32(const LoadRowArgs& args, const float* red, const float* green, const float* blue) {
+    constexpr std::uint32_t kExponent = 0x7f800000;  // all ones: infinity or NaN
+    std::uint32_t bad = 0;
+    for (int x = 0; x < args.width; ++x) {
+      args.dst[3 * x] = red[x];
+      args.dst[3 * x + 1] = green[x];
+      args.dst[3 * x + 2] = blue[x];
+    }
+    for (int i = 0; i < 3 * args.width; ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, args.dst + i, sizeof bits);
+      bad |= (bits & kExponent) == kExponent;
+    }
+    return bad == 0;
+  }
+
+  static void max_pool(const float* top, const float* bottom, int width, int channels, float* dst) {
+    for (int x = 0; x < width; ++x, top += 2 * channels, bottom += 2 * channels, dst += channels) {
+      int c = 0;
+      for (; c + Vec::kWidth <= channels; c += Vec::kWidth) {
+        const Vec upper = Vec::load(top + c).max(Vec::load(top + channels + c));
+        upper.max(Vec::load(bottom + c).max(Vec::load(bottom + channels + c))).store(dst + c);
+      }
+      for (; c < channels; ++c) {
+        const float upper = top[c] > top[channels + c] ? top[c] : top[channels + c];
+        const float lower = bottom[c] > bottom[channels + c] ? bottom[c] : bottom[channels + c];
+        dst[c] = upper > lower ? upper : lower;
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

@@ -1,0 +1,8 @@
+#include "cpu/kernels/stem/generic.h"
+#include "cpu/simd/portable.h"
+
+namespace faceattr::cpu {
+
+extern const StemKernel kStemF32Scalar = {"stem_f32_scalar", Stem<PortableF32<4>>::load_u8, Stem<PortableF32<4>>::load_f32, Stem<PortableF32<4>>::max_pool};
+
+}  // namespace faceattr::cpu

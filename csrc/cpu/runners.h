@@ -1,0 +1,112 @@
+// One runner per kind of phase: weights packed for a kernel, addresses resolved, ready to run for any image.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "cpu/dispatch.h"
+#include "plan/memory_planner.h"
+#include "plan/phase.h"
+
+namespace faceattr::cpu {
+
+// A batch of images: uint8 [images, size, size, 3], or float32 [images, 3, size, size] already normalised.
+struct Pixels {
+  const std::uint8_t* u8 = nullptr;
+  const float* f32 = nullptr;
+};
+
+// Where the phases of one image read and write.
+struct ImageMemory {
+  float* arena = nullptr;    // maps
+  float* scratch = nullptr;  // this thread's own
+  float* vectors = nullptr;  // the image's row of vectors
+};
+
+// What a runner needs to know of its surroundings.
+struct Layout {
+  const Plan& plan;
+  const MemoryPlan& memory;
+  const std::vector<std::size_t>& vector_offsets;  // by tensor, in an image's row
+  std::uint32_t features;                          // of the CPU
+};
+
+class StemRunner {
+ public:
+  StemRunner(const StemPhase& phase, const Layout& layout);
+  // This member's rows. Returns false if it met a non-finite pixel.
+  bool run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return conv_->name; }
+  std::size_t scratch_floats() const;
+  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+
+ private:
+  bool load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows, float* strip) const;
+
+  const SegmentedConvKernel* conv_;
+  const StemKernel* stem_;
+  AlignedBuffer weights_, bias_;
+  std::vector<float> mean_, inverse_scale_;  // repeated along a row
+  std::int64_t runs_[7];
+  ConvSegment segment_;
+  int size_, channels_, panels_;
+  std::int64_t strip_pitch_;
+  MapPlacement dst_;
+};
+
+class ConvRunner {
+ public:
+  ConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
+  void run(const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return kernel_->name; }
+  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+
+ private:
+  void choose_blocking(const SegmentedConvPhase& phase, const Layout& layout);
+  void clear_border(float* arena, const Team& team) const;
+
+  const SegmentedConvKernel* kernel_;
+  AlignedBuffer weights_, bias_;
+  std::vector<ConvSegment> segments_;
+  std::vector<std::int64_t> runs_;
+  SegmentedConvArgs args_;  // all but the addresses in the arena
+  TensorShape shape_;
+  MapPlacement dst_, residual_;
+  bool has_residual_;
+  int panels_;
+  bool panel_outer_ = true;  // all positions of a panel, then the next panel; else all panels of a block of positions
+  int blocks_ = 1;           // of positions
+};
+
+class MeansRunner {
+ public:
+  MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout);
+  void run(const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return kernel_->name; }
+
+ private:
+  const ShiftedMeansKernel* kernel_;
+  ShiftedMeansArgs args_;
+  std::size_t src_, dst_;
+};
+
+class LinearRunner {
+ public:
+  LinearRunner(const LinearHeadPhase& phase, const Layout& layout);
+  // `vectors`: rows of `pitch` floats, one per image.
+  void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
+  const char* kernel() const { return kernel_->name; }
+  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+
+ private:
+  const LinearKernel* kernel_;
+  AlignedBuffer weights_, bias_;
+  std::vector<LinearPart> parts_;
+  LinearArgs args_;
+  std::size_t dst_;
+  int panels_;
+};
+
+}  // namespace faceattr::cpu

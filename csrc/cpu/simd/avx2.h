@@ -1,0 +1,24 @@
+// Eight floats in a YMM register.
+#pragma once
+
+#include <immintrin.h>
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+struct Avx2F32 {
+  static constexpr int kWidth = 8;
+  __m256 v;
+
+  static Avx2F32 zero() { return {_mm256_setzero_ps()}; }
+  static Avx2F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Avx2F32 broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void add_product(Avx2F32 a, Avx2F32 b) { v = _mm256_fmadd_ps(a.v, b.v, v); }
+  Avx2F32 operator+(Avx2F32 o) const { return {_mm256_add_ps(v, o.v)}; }
+  Avx2F32 operator*(Avx2F32 o) const { return {_mm256_mul_ps(v, o.v)}; }
+  Avx2F32 max(Avx2F32 o) const { return {_mm256_max_ps(v, o.v)}; }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

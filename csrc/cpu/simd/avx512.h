@@ -1,0 +1,24 @@
+// Sixteen floats in a ZMM register.
+#pragma once
+
+#include <immintrin.h>
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+struct Avx512F32 {
+  static constexpr int kWidth = 16;
+  __m512 v;
+
+  static Avx512F32 zero() { return {_mm512_setzero_ps()}; }
+  static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Avx512F32 broadcast(const float* p) { return {_mm512_set1_ps(*p)}; }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void add_product(Avx512F32 a, Avx512F32 b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
+  Avx512F32 operator+(Avx512F32 o) const { return {_mm512_add_ps(v, o.v)}; }
+  Avx512F32 operator*(Avx512F32 o) const { return {_mm512_mul_ps(v, o.v)}; }
+  Avx512F32 max(Avx512F32 o) const { return {_mm512_max_ps(v, o.v)}; }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

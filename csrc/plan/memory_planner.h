@@ -1,0 +1,31 @@
+// Where every map of one image lies in the arena: maps whose lives do not overlap share memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "plan/phase.h"
+
+namespace faceattr {
+
+// A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a test.
+struct MapPlacement {
+  std::size_t offset = 0;  // in floats, of the padded position (0, 0); a multiple of 16
+  int border = 0;
+  std::int64_t row_pitch = 0;    // floats from one row to the next
+  std::int64_t pixel_pitch = 0;  // floats from one position to the next
+
+  std::size_t interior() const { return offset + static_cast<std::size_t>(border * (row_pitch + pixel_pitch)); }
+};
+
+struct MemoryPlan {
+  std::vector<MapPlacement> maps;  // by tensor; meaningless for vectors
+  std::size_t arena_floats = 0;
+};
+
+// A block's output takes the place of its input (`residual`) where nothing reads the input later: each element is read
+// just before it is written, by the same thread.
+MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds);
+
+}  // namespace faceattr

@@ -1,0 +1,131 @@
+#include "plan/phase.h"
+
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+
+namespace faceattr {
+namespace {
+
+class Checker {
+ public:
+  explicit Checker(const Plan& plan) : plan_(plan), kinds_(plan.tensors.size(), TensorKind::kUnwritten) {}
+
+  void run() {
+    require(plan_.pixels > 0 && plan_.pixels % 4 == 0, "pixels must be a positive multiple of 4");
+    for (float s : plan_.scale) require(std::isfinite(s) && s != 0, "scale must be finite and not 0");
+    for (float m : plan_.mean) require(std::isfinite(m), "mean must be finite");
+    for (const TensorShape& t : plan_.tensors) {
+      require(t.height > 0 && t.width > 0 && t.channels > 0, "tensor sizes must be positive");
+      require(t.height <= kMaxSide && t.width <= kMaxSide && t.channels <= kMaxChannels, "tensor too large");
+    }
+    for (; phase_ < plan_.phases.size(); ++phase_) {
+      std::visit([&](const auto& phase) { visit(phase); }, plan_.phases[phase_]);
+    }
+    for (const Output& output : plan_.outputs) {
+      const TensorShape& t = shape(output.tensor);
+      require(kinds_[output.tensor] != TensorKind::kUnwritten, "output is never written");
+      require(in_range(output.start, output.count, t.channels), "output channels out of range");
+    }
+  }
+  const std::vector<TensorKind>& kinds() const { return kinds_; }
+
+ private:
+  static constexpr int kMaxSide = 1 << 13, kMaxChannels = 1 << 20;
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw std::invalid_argument("plan, phase " + std::to_string(phase_) + ": " + what);
+  }
+  void require(bool condition, const char* what) const {
+    if (!condition) fail(what);
+  }
+  static bool in_range(int start, int count, int size) { return start >= 0 && count > 0 && start <= size - count; }
+
+  const TensorShape& shape(int id) const {
+    if (id < 0 || id >= static_cast<int>(plan_.tensors.size())) fail("no tensor " + std::to_string(id));
+    return plan_.tensors[id];
+  }
+  const TensorShape& read(int id, TensorKind kind) const {
+    const TensorShape& t = shape(id);
+    if (kinds_[id] == TensorKind::kUnwritten) fail("tensor " + std::to_string(id) + " is read before it is written");
+    if (kinds_[id] != kind) fail("tensor " + std::to_string(id) + ": maps and vectors are read by different phases");
+    return t;
+  }
+  const TensorShape& write(int id, TensorKind kind) {
+    const TensorShape& t = shape(id);
+    if (kinds_[id] != TensorKind::kUnwritten) fail("tensor " + std::to_string(id) + " is written twice");
+    if (kind == TensorKind::kVector) require(t.height == 1 && t.width == 1, "a vector must be 1x1");
+    kinds_[id] = kind;
+    return t;
+  }
+  void check_weights(const std::vector<float>& weight, const std::vector<float>& bias, int oc, std::size_t k) const {
+    if (weight.size() != k * oc) {
+      fail("expected " + std::to_string(k * oc) + " weights, got " + std::to_string(weight.size()));
+    }
+    if (bias.size() != static_cast<std::size_t>(oc)) {
+      fail("expected " + std::to_string(oc) + " biases, got " + std::to_string(bias.size()));
+    }
+  }
+
+  void visit(const StemPhase& phase) {
+    const TensorShape& dst = write(phase.dst, TensorKind::kMap);
+    require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4, "stem output must be a quarter of the input");
+    check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
+  }
+
+  void visit(const SegmentedConvPhase& phase) {
+    std::size_t k = 0;
+    const TensorShape& dst = shape(phase.dst);
+    require(!phase.segments.empty(), "a convolution needs a segment");
+    for (const Segment& s : phase.segments) {
+      const TensorShape& src = read(s.src, TensorKind::kMap);
+      require(s.kernel == 1 || s.kernel == 3, "kernel must be 1 or 3");
+      require(s.stride >= 1, "stride must be positive");
+      require(in_range(s.start, s.count, src.channels), "segment channels out of range");
+      require(strided(src.height, s.stride) == dst.height && strided(src.width, s.stride) == dst.width,
+              "source, stride and destination sizes do not fit");
+      k += static_cast<std::size_t>(s.kernel) * s.kernel * s.count;
+    }
+    if (phase.residual >= 0) {
+      const TensorShape& r = read(phase.residual, TensorKind::kMap);
+      require(r.height == dst.height && r.width == dst.width && r.channels == dst.channels, "residual shape differs");
+    }
+    write(phase.dst, TensorKind::kMap);
+    check_weights(phase.weight, phase.bias, dst.channels, k);
+  }
+
+  void visit(const ShiftedMeansPhase& phase) {
+    const TensorShape& src = read(phase.src, TensorKind::kMap);
+    const TensorShape& dst = write(phase.dst, TensorKind::kVector);
+    require(phase.kernel == 1 || phase.kernel == 3, "kernel must be 1 or 3");
+    require(phase.stride >= 1, "stride must be positive");
+    require(in_range(phase.start, phase.count, src.channels), "channels out of range");
+    require(dst.channels == phase.kernel * phase.kernel * phase.count, "destination size does not fit");
+  }
+
+  void visit(const LinearHeadPhase& phase) {
+    std::size_t k = 0;
+    require(!phase.inputs.empty(), "a linear head needs an input");
+    for (const LinearInput& input : phase.inputs) {
+      const TensorShape& src = read(input.src, TensorKind::kVector);
+      require(in_range(0, input.count, src.channels), "input channels out of range");
+      k += input.count;
+    }
+    const TensorShape& dst = write(phase.dst, TensorKind::kVector);
+    check_weights(phase.weight, phase.bias, dst.channels, k);
+  }
+
+  const Plan& plan_;
+  std::vector<TensorKind> kinds_;
+  std::size_t phase_ = 0;
+};
+
+}  // namespace
+
+std::vector<TensorKind> check(const Plan& plan) {
+  Checker checker(plan);
+  checker.run();
+  return checker.kinds();
+}
+
+}  // namespace faceattr

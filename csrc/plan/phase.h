@@ -1,0 +1,78 @@
+// The intermediate form that a backend runs: the C++ side of faceattr_fast.plan, weights rounded to float32.
+//
+// Tensors are NHWC, one image each; a vector has height and width 1. Weights of output channel o are one row of all the
+// values that it reads, in the order of the sources: [oc][K].
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace faceattr {
+
+struct TensorShape {
+  int height = 0, width = 0, channels = 0;
+};
+
+// dst = maxpool2x2(relu(weight * x + bias)), 7x7, stride 2, padding 3, K = [7][7][3].
+struct StemPhase {
+  int dst = 0;
+  std::vector<float> weight, bias;
+};
+
+// weight * src[..., start : start + count], kernel 1 or 3 (padding 1), K = [kernel][kernel][count].
+struct Segment {
+  int src = 0, start = 0, count = 0, kernel = 1, stride = 1;
+};
+
+// dst = act(sum over segments + bias + residual), K = the segments' one after the other.
+struct SegmentedConvPhase {
+  int dst = 0;
+  std::vector<Segment> segments;
+  std::vector<float> weight, bias;
+  bool relu = false;
+  int residual = -1;  // a tensor of dst's shape, or -1
+};
+
+// dst[(ky * kernel + kx) * count + c] = mean over output positions of src at tap (ky, kx), zero outside.
+struct ShiftedMeansPhase {
+  int dst = 0, src = 0, kernel = 1, stride = 1, start = 0, count = 0;
+};
+
+// The first `count` channels of a vector.
+struct LinearInput {
+  int src = 0, count = 0;
+};
+
+// dst = weight * concatenation of the inputs + bias; vectors.
+struct LinearHeadPhase {
+  int dst = 0;
+  std::vector<LinearInput> inputs;
+  std::vector<float> weight, bias;
+};
+
+using Phase = std::variant<StemPhase, SegmentedConvPhase, ShiftedMeansPhase, LinearHeadPhase>;
+
+struct Output {
+  int tensor = 0, start = 0, count = 0;
+};
+
+struct Plan {
+  int pixels = 0;  // side of the square input
+  float mean[3] = {0, 0, 0}, scale[3] = {1, 1, 1};
+  std::vector<TensorShape> tensors;
+  std::vector<Phase> phases;
+  std::vector<Output> outputs;
+};
+
+// Maps live per image, in the arena; vectors (of ShiftedMeans and LinearHead) per batch, since heads run on a whole batch.
+enum class TensorKind { kUnwritten, kMap, kVector };
+
+// Side of the output of a 1x1, or of a 3x3 with padding 1.
+inline int strided(int size, int stride) { return (size + stride - 1) / stride; }
+
+// Throws std::invalid_argument, naming phase and tensor, unless every index, shape and weight size fits: kernels below
+// rely on it and check nothing. Returns the kind of every tensor.
+std::vector<TensorKind> check(const Plan& plan);
+
+}  // namespace faceattr

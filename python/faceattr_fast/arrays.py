@@ -1,0 +1,81 @@
+"""The one place where callers' arrays are checked: pixels of any producer in, output buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import DeviceError
+
+__all__ = ["as_outputs", "as_pixels"]
+
+_DLPACK_CPU = 1
+
+
+def as_pixels(pixels: Any, size: int) -> np.ndarray:
+    """A C-contiguous numpy array over the caller's memory where that is possible, else a copy.
+
+    Args:
+        pixels: uint8 [N, size, size, 3] (RGB) or float32 [N, 3, size, size] (normalised); numpy, torch or any producer of
+            ``__dlpack__`` on the CPU; any strides.
+
+    Raises:
+        TypeError: not an array, or another dtype or byte order.
+        ValueError: another shape.
+        DeviceError: memory of another device.
+    """
+    array = _to_numpy(pixels)
+    if array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
+        raise TypeError(
+            f"pixels: expected uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order, "
+            f"got {array.dtype!r} {list(array.shape)}"
+        )
+    expected = (size, size, 3) if array.dtype == np.uint8 else (3, size, size)
+    if array.shape == expected:
+        raise ValueError(f"pixels: got a single image {list(array.shape)}; add an axis: pixels[None]")
+    if array.ndim != 4 or array.shape[1:] != expected:
+        wanted = ", ".join(map(str, expected))
+        raise ValueError(f"pixels: expected {array.dtype} [N, {wanted}], got {list(array.shape)}")
+    return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
+
+
+def _to_numpy(pixels: Any) -> np.ndarray:
+    if isinstance(pixels, np.ndarray):
+        return pixels
+    if hasattr(pixels, "__dlpack_device__"):
+        kind, index = pixels.__dlpack_device__()
+        if kind != _DLPACK_CPU:
+            raise DeviceError(f"pixels: on another device (DLPack device type {int(kind)}, index {index}); this runs on the CPU")
+        if getattr(pixels, "requires_grad", False):
+            pixels = pixels.detach()
+        try:
+            return np.from_dlpack(pixels)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(f"pixels: cannot be read as a numpy array: {error}") from error
+    if hasattr(pixels, "__cuda_array_interface__"):
+        raise DeviceError("pixels: in GPU memory; this runs on the CPU")
+    raise TypeError(f"pixels: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")
+
+
+def as_outputs(out: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Check the caller's output buffers: one writable C-contiguous float32 array per result, none overlapping."""
+    if not isinstance(out, Mapping):
+        raise TypeError(f"out: expected a dict of arrays, got {type(out).__name__}")
+    if out.keys() != shapes.keys():
+        raise ValueError(f"out: expected the keys {sorted(shapes)}, got {sorted(map(str, out))}")
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in shapes.items():
+        array = out[name]
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.dtype.isnative:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(f"out[{name!r}]: expected a float32 numpy array, got {got}")
+        if array.shape != shape:
+            raise ValueError(f"out[{name!r}]: expected shape {list(shape)}, got {list(array.shape)}")
+        if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
+            raise ValueError(f"out[{name!r}]: expected a writable, aligned, C-contiguous array")
+        if any(np.may_share_memory(array, other) for other in (pixels, *arrays.values())):
+            raise ValueError(f"out[{name!r}]: overlaps the pixels or another output")
+        arrays[name] = array
+    return arrays

@@ -1,0 +1,114 @@
+"""What :meth:`FastForward.describe` and :meth:`FastForward.profile` return: the plan as a table, with times or without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+
+__all__ = ["Description", "PhaseDescription"]
+
+
+@dataclass(frozen=True)
+class PhaseDescription:
+    """One phase: what it reads and writes, the kernel that runs it, multiply-adds executed per image; seconds per image."""
+
+    name: str
+    kind: str
+    reads: str
+    shape: tuple[int, int, int]
+    kernel: str
+    multiply_adds: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A compiled network: ``str()`` is a table, ``to_dict()`` plain data for JSON."""
+
+    device: str
+    dtype: str
+    isa: str
+    threads: int
+    rewritten: bool
+    hash: str
+    multiply_adds_as_given: int
+    multiply_adds: int
+    weight_bytes: int
+    arena_bytes: int
+    phases: tuple[PhaseDescription, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Per image, all phases; None without times."""
+        times = [phase.seconds for phase in self.phases if phase.seconds is not None]
+        return sum(times) if times else None
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain["phases"] = [
+            {name: getattr(phase, name) for name in phase.__dataclass_fields__ if getattr(phase, name) is not None}
+            for phase in self.phases
+        ]
+        return plain
+
+    def __str__(self) -> str:
+        timed = self.seconds is not None
+        form = "rewritten (exact)" if self.rewritten else "as given"
+        lines = [
+            f"{self.device} {self.dtype}, {self.isa}, {self.threads} threads; {form}, plan {self.hash[:12]}",
+            f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, {self.multiply_adds / 1e6:.1f} M executed; "
+            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
+            "",
+        ]
+        header = f"{'phase':22} {'output':>13} {'MMAC':>8}  {'kernel':34}"
+        lines.append(header + (f" {'us':>9} {'GMAC/s':>8}" if timed else "") + "  reads")
+        for phase in self.phases:
+            shape = "x".join(map(str, phase.shape))
+            row = f"{phase.name:22} {shape:>13} {phase.multiply_adds / 1e6:8.2f}  {phase.kernel:34}"
+            if timed:
+                seconds = phase.seconds or 0.0
+                rate = phase.multiply_adds / seconds / 1e9 if seconds > 0 else 0.0
+                row += f" {seconds * 1e6:9.1f} {rate:8.1f}"
+            lines.append(f"{row}  {phase.reads}")
+        if timed:
+            total = self.seconds or 0.0
+            lines.append(f"{'total':22} {'':>13} {self.multiply_adds / 1e6:8.2f}  {'':34} {total * 1e6:9.1f}")
+        return "\n".join(lines)
+
+
+def describe_phases(
+    plan: Plan, kernels: list[str], seconds: list[float] | None = None
+) -> tuple[PhaseDescription, ...]:
+    """Pair the plan's phases with the engine's kernel names and, per image, seconds."""
+    rows = []
+    for i, (phase, kernel) in enumerate(zip(plan.phases, kernels, strict=True)):
+        shape = plan.tensors[phase.dst]
+        rows.append(
+            PhaseDescription(
+                name=phase.dst,
+                kind=type(phase).__name__,
+                reads=_reads(phase),
+                shape=(shape.height, shape.width, shape.channels),
+                kernel=kernel,
+                multiply_adds=plan.phase_multiply_adds(phase),
+                seconds=None if seconds is None else seconds[i],
+            )
+        )
+    return tuple(rows)
+
+
+def _reads(phase: Stem | SegmentedConv | ShiftedMeans | LinearHead) -> str:
+    match phase:
+        case Stem():
+            return "pixels 7x7/2, max pool"
+        case SegmentedConv():
+            parts = [f"{s.src}[{s.start}:{s.start + s.count}] {s.kernel}x{s.kernel}/{s.stride}" for s in phase.segments]
+            parts += [phase.residual] if phase.residual else []
+            return " + ".join(parts) + (", relu" if phase.relu else "")
+        case ShiftedMeans():
+            span = f"{phase.src}[{phase.start}:{phase.start + phase.count}]"
+            return f"means of {span} {phase.kernel}x{phase.kernel}/{phase.stride}"
+        case LinearHead():
+            return " + ".join(src for src, _ in phase.inputs)

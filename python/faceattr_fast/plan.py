@@ -1,0 +1,171 @@
+"""The intermediate form between the network and its backends: a list of phases over named tensors.
+
+A backend runs the phases in order; everything before it (folding, rewriting, lowering) is done once, in float64.
+Activations are described per image, in NHWC; the batch is implicit. A vector is a tensor of height and width 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from .spec import NetworkSpec
+
+__all__ = ["LinearHead", "Output", "Phase", "Plan", "Segment", "SegmentedConv", "ShiftedMeans", "Stem", "TensorShape"]
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """One activation of one image: ``height`` x ``width`` positions of ``channels`` values."""
+
+    height: int
+    width: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Stem:
+    """``dst = maxpool2x2(relu(weight ∗ x + bias))`` of the normalised pixels x: 7x7, stride 2, padding 3 (zeros)."""
+
+    dst: str
+    weight: Array  # [oc, 3, 7, 7] float64
+    bias: Array  # [oc]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One term ``weight ∗ src[..., start:start + count]``: 1x1, or 3x3 with padding 1, at ``stride``."""
+
+    src: str
+    weight: Array  # [oc, count, kernel, kernel] float64
+    stride: int = 1
+    start: int = 0
+
+    @property
+    def count(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def kernel(self) -> int:
+        return int(self.weight.shape[2])
+
+
+@dataclass(frozen=True)
+class SegmentedConv:
+    """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity."""
+
+    dst: str
+    segments: tuple[Segment, ...]
+    bias: Array | None  # [oc], None: no bias
+    relu: bool
+    residual: str | None = None  # a tensor of dst's shape
+
+
+@dataclass(frozen=True)
+class ShiftedMeans:
+    """The means over output positions of what each tap of a convolution reads.
+
+    ``dst[(ky * kernel + kx) * count + c]`` is the mean over (oy, ox) of
+    ``src[oy * stride + ky - pad, ox * stride + kx - pad, start + c]``, zero outside, with pad = kernel // 2 and
+    ceil(size / stride) output positions per side. So ``mean(W ∗ src) = W · dst``; kernel 1 is the plain strided mean.
+    """
+
+    dst: str
+    src: str
+    kernel: int
+    stride: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """``dst = Σ_i weight_i · src_i[:count_i] + bias`` of vectors: pooled features or an earlier LinearHead.
+
+    ``count_i``, the columns of ``weight_i``, is less than the vector's channels where that is a fused LinearHead.
+    """
+
+    dst: str
+    inputs: tuple[tuple[str, Array], ...]  # (vector, [oc, count] float64)
+    bias: Array  # [oc]
+
+
+Phase = Stem | SegmentedConv | ShiftedMeans | LinearHead
+
+
+@dataclass(frozen=True)
+class Output:
+    """Channels ``start`` to ``start + count`` of a tensor are a result of the network."""
+
+    tensor: str
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a backend runs.
+
+    Args:
+        spec: the network that this computes.
+        tensors: shape of every tensor, by name.
+        phases: in order; each reads what earlier ones wrote, ``Stem`` reads the pixels.
+        outputs: results by name (embedding, heads, or tapped values).
+        rewritten: whether the exact rewrite was applied.
+    """
+
+    spec: NetworkSpec
+    tensors: Mapping[str, TensorShape]
+    phases: tuple[Phase, ...]
+    outputs: Mapping[str, Output]
+    rewritten: bool
+    _hash: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    def multiply_adds(self) -> int:
+        """Executed per image; compare with ``spec.count()`` for the network as given."""
+        return sum(self.phase_multiply_adds(phase) for phase in self.phases)
+
+    def phase_multiply_adds(self, phase: Phase) -> int:
+        """Per image. A Stem convolves at twice its pooled resolution; a ShiftedMeans only adds."""
+        shape = self.tensors[phase.dst]
+        positions = shape.height * shape.width
+        match phase:
+            case Stem():
+                return int(phase.weight.size) * positions * 4
+            case SegmentedConv():
+                return sum(int(segment.weight.size) for segment in phase.segments) * positions
+            case LinearHead():
+                return sum(int(weight.size) for _, weight in phase.inputs)
+            case ShiftedMeans():
+                return 0
+
+    def hash(self) -> str:
+        """SHA-256 over structure and weights, hex: equal plans compute equal results on equal hardware."""
+        if not self._hash:
+            digest = hashlib.sha256()
+            for part in (self.spec.to_json(), sorted(self.tensors.items()), self.phases, sorted(self.outputs.items())):
+                _update(digest, part)
+            self._hash.append(digest.hexdigest())
+        return self._hash[0]
+
+
+def _update(digest: Any, value: Any) -> None:
+    if isinstance(value, np.ndarray):
+        digest.update(repr(value.shape).encode())
+        digest.update(np.ascontiguousarray(value).data)
+    elif is_dataclass(value):
+        digest.update(type(value).__name__.encode())
+        for f in fields(value):
+            _update(digest, getattr(value, f.name))
+    elif isinstance(value, (tuple, list)):
+        digest.update(f"({len(value)}".encode())
+        for item in value:
+            _update(digest, item)
+    else:
+        digest.update(repr(value).encode())

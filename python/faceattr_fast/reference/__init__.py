@@ -1,0 +1,5 @@
+"""The PyTorch reference: the network as a trainable module, the oracle of every fast path. Needs the ``torch`` extra."""
+
+from .model import FaceAttrNet, load, save
+
+__all__ = ["FaceAttrNet", "load", "save"]

@@ -1,0 +1,158 @@
+"""Weights files: safetensors with the tensors of one spec and a JSON metadata entry ``faceattr``.
+
+Everything is checked here, once: a network never starts with a missing, mis-shaped or non-finite tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save as serialize
+
+from .errors import WeightsError
+from .spec import NetworkSpec
+
+__all__ = ["Weights", "check_tensors", "parse_weights", "read_weights", "shipped_weights", "write_weights"]
+
+METADATA_KEY = "faceattr"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of one network, widened to float32; ``metadata`` is what the file says besides its spec."""
+
+    spec: NetworkSpec
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def shipped_weights() -> Path:
+    """Path of the demonstration weights in the package (see its MODEL_CARD.md for what they can and cannot do)."""
+    return Path(str(files("faceattr_fast") / "data" / "demo.safetensors"))
+
+
+def read_weights(path: str | PathLike[str]) -> Weights:
+    """Read and check a weights file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: damaged file, missing or extra tensor, wrong shape or type, non-finite value; named in the message.
+    """
+    return parse_weights(Path(path).read_bytes(), str(path))
+
+
+def parse_weights(data: bytes, origin: str) -> Weights:
+    """The same from the bytes of a file; ``origin`` names it in messages."""
+    metadata = _metadata(data, origin)
+    try:
+        spec = NetworkSpec.from_json(json.dumps(metadata.pop("spec")))
+    except KeyError:
+        raise WeightsError(f"{origin}: metadata entry {METADATA_KEY!r} has no 'spec'") from None
+    except ValueError as error:
+        raise WeightsError(f"{origin}: the spec in the metadata is not valid: {error}") from error
+    version = metadata.pop("format", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise WeightsError(f"{origin}: format version {version!r}, this release reads {FORMAT_VERSION}")
+    try:
+        entries = safetensors.deserialize(data)
+    except Exception as error:  # safetensors has one exception type for every kind of damage
+        raise WeightsError(f"{origin}: damaged safetensors file: {error}") from error
+    tensors = {name: _widen(name, entry, origin) for name, entry in entries}
+    check_tensors(spec, tensors, origin)
+    return Weights(spec, tensors, metadata)
+
+
+def _metadata(data: bytes, origin: str) -> dict[str, Any]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise WeightsError(f"{origin}: damaged safetensors file: {len(data)} bytes, its header alone claims {length}")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        entry = header.get("__metadata__", {}).get(METADATA_KEY)
+        metadata = None if entry is None else json.loads(entry)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{origin}: damaged safetensors header: {error}") from error
+    if not isinstance(metadata, dict):
+        raise WeightsError(f"{origin}: not a faceattr weights file: no {METADATA_KEY!r} object in its metadata")
+    return metadata
+
+
+def _widen(name: str, entry: dict[str, Any], origin: str) -> np.ndarray:
+    """Exact: every F16 and BF16 value is a float32 value."""
+    kind, raw = entry["dtype"], entry["data"]
+    if kind == "F32":
+        values = np.frombuffer(raw, "<f4")
+    elif kind == "F16":
+        values = np.frombuffer(raw, "<f2").astype(np.float32)
+    elif kind == "BF16":
+        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        raise WeightsError(f"{origin}: tensor {name!r} has type {kind}; expected F32, F16 or BF16")
+    return values.reshape(entry["shape"])
+
+
+def check_tensors(spec: NetworkSpec, tensors: dict[str, np.ndarray], origin: str) -> None:
+    """Raise WeightsError unless ``tensors`` are exactly those of ``spec``, finite, with variances that are not negative."""
+    expected = spec.tensor_shapes()
+    missing = sorted(expected.keys() - tensors.keys())
+    if missing:
+        raise WeightsError(f"{origin}: {len(missing)} tensors are missing: {_some(missing)}")
+    extra = sorted(tensors.keys() - expected.keys())
+    if extra:
+        raise WeightsError(f"{origin}: {len(extra)} tensors do not belong to this network: {_some(extra)}")
+    for name, shape in expected.items():
+        value = tensors[name]
+        if value.shape != shape:
+            raise WeightsError(f"{origin}: tensor {name!r} has shape {tuple(value.shape)}; expected {shape}")
+        if not np.isfinite(value).all():
+            raise WeightsError(f"{origin}: tensor {name!r} has {int((~np.isfinite(value)).sum())} non-finite values")
+        if name.endswith(".running_var") and (value < 0).any():
+            raise WeightsError(f"{origin}: tensor {name!r} has negative variances")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names[:5]) + (" …" if len(names) > 5 else "")
+
+
+def write_weights(path: str | PathLike[str], weights: Weights, dtype: str = "float32") -> None:
+    """Write a weights file; ``path`` is replaced only once the new file is complete.
+
+    Args:
+        path: file to write.
+        weights: checked before anything is written.
+        dtype: ``float32``, or ``float16`` (half the size; rounded).
+
+    Raises:
+        WeightsError: the tensors do not fit the spec.
+        ValueError: another dtype, or a value that float16 cannot hold.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
+    path = Path(path)
+    check_tensors(weights.spec, weights.tensors, str(path))
+    with np.errstate(over="ignore"):
+        stored = {name: np.ascontiguousarray(value, dtype) for name, value in weights.tensors.items()}
+    for name, value in stored.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"tensor {name!r} has values beyond the range of {dtype}")
+    entry = {"format": FORMAT_VERSION, "spec": json.loads(weights.spec.to_json()), **weights.metadata}
+    data = serialize(stored, metadata={METADATA_KEY: json.dumps(entry)})
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; weights are meant to be read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
