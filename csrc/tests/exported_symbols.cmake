@@ -1,0 +1,15 @@
+# Fails unless every global symbol defined in OBJECTS is a kernel constant, faceattr::cpu::k….
+string(REPLACE "|" ";" objects "${OBJECTS}")
+foreach(object IN LISTS objects)
+  execute_process(COMMAND ${NM} --extern-only --defined-only --demangle ${object} OUTPUT_VARIABLE symbols
+                  COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX MATCHALL "[^\n]+" lines "${symbols}")
+  if(NOT lines)
+    message(FATAL_ERROR "${object} exports nothing")
+  endif()
+  foreach(line IN LISTS lines)
+    if(NOT line MATCHES " R faceattr::cpu::k[A-Za-z0-9]+$" AND NOT line MATCHES " D faceattr::cpu::k[A-Za-z0-9]+$")
+      message(FATAL_ERROR "${object} exports more than kernels: ${line}")
+    endif()
+  endforeach()
+endforeach()

@@ -1,0 +1,62 @@
+// Small plans for tests, with every kind of phase.
+#pragma once
+
+#include <random>
+#include <vector>
+
+#include "plan/phase.h"
+
+namespace faceattr::test {
+
+inline std::vector<float> random_values(std::size_t count, std::uint32_t seed, float scale = 1.0f) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> uniform(-scale, scale);
+  std::vector<float> values(count);
+  for (float& value : values) value = uniform(generator);
+  return values;
+}
+
+// A 32 x 32 network with a residual block, a strided block with two segments, channel slices and two heads; `width` is the
+// number of channels of the stream.
+inline Plan small_plan(int width) {
+  const int mid = width / 2 + 1;
+  Plan plan;
+  plan.pixels = 32;
+  for (int c = 0; c < 3; ++c) {
+    plan.mean[c] = 120.0f + c;
+    plan.scale[c] = 60.0f + c;
+  }
+  plan.tensors = {
+      {8, 8, width},            // 0: stem
+      {8, 8, mid},              // 1: block 1, middle
+      {8, 8, width},            // 2: block 1, output in place of 0
+      {8, 8, 2 * mid},          // 3: two fused middles
+      {4, 4, width},            // 4: strided output
+      {1, 1, 9 * mid},          // 5: shifted means of half of 3
+      {1, 1, width},            // 6: plain means of 4
+      {1, 1, 10},               // 7: first head
+      {1, 1, 3},                // 8: second head, on the first
+  };
+  std::uint32_t seed = 1;
+  const auto weights = [&](int oc, int k) { return random_values(static_cast<std::size_t>(oc) * k, seed++, 0.5f); };
+  plan.phases.push_back(StemPhase{0, weights(width, 147), weights(width, 1)});
+  plan.phases.push_back(SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, weights(mid, width), weights(mid, 1), true, -1});
+  plan.phases.push_back(
+      SegmentedConvPhase{2, {{1, 0, mid, 3, 1}}, weights(width, 9 * mid), weights(width, 1), false, 0});
+  plan.phases.push_back(
+      SegmentedConvPhase{3, {{2, 0, width, 1, 1}}, weights(2 * mid, width), weights(2 * mid, 1), true, -1});
+  plan.phases.push_back(SegmentedConvPhase{4,
+                                           {{3, mid, mid, 3, 2}, {2, 0, width, 1, 2}},
+                                           weights(width, 9 * mid + width),
+                                           weights(width, 1),
+                                           false,
+                                           -1});
+  plan.phases.push_back(ShiftedMeansPhase{5, 3, 3, 2, mid, mid});
+  plan.phases.push_back(ShiftedMeansPhase{6, 4, 1, 1, 0, width});
+  plan.phases.push_back(LinearHeadPhase{7, {{5, 9 * mid}, {6, width}}, weights(10, 9 * mid + width), weights(10, 1)});
+  plan.phases.push_back(LinearHeadPhase{8, {{7, 6}}, weights(3, 6), weights(3, 1)});
+  plan.outputs = {{7, 0, 10}, {8, 1, 2}, {4, 0, width}};
+  return plan;
+}
+
+}  // namespace faceattr::test

@@ -1,0 +1,207 @@
+// The whole engine on small plans: any batch, any number of threads or callers, forks, non-finite pixels.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "check.h"
+#include "cpu/cpu_features.h"
+#include "engine.h"
+#include "plans.h"
+
+using namespace faceattr;
+
+namespace {
+
+using Arrays = std::vector<std::vector<float>>;
+
+struct Batch {
+  explicit Batch(std::int64_t images) : images(images) {
+    for (std::int64_t i = 0; i < images * 32 * 32 * 3; ++i) u8.push_back(static_cast<std::uint8_t>((i * 2654435761u) >> 13));
+  }
+  std::int64_t images;
+  std::vector<std::uint8_t> u8;
+};
+
+Arrays allocate(const Engine& engine, std::int64_t images) {
+  Arrays arrays;
+  for (const Output& output : engine.executor().outputs()) {
+    arrays.emplace_back(images * engine.executor().output_floats(output), -1.0f);
+  }
+  return arrays;
+}
+
+Arrays run(const Engine& engine, const cpu::Pixels& pixels, std::int64_t images) {
+  Arrays arrays = allocate(engine, images);
+  std::vector<float*> pointers;
+  for (auto& array : arrays) pointers.push_back(array.data());
+  engine.run(pixels, images, pointers.data());
+  return arrays;
+}
+
+Arrays run(const Engine& engine, const Batch& batch) { return run(engine, {batch.u8.data(), nullptr}, batch.images); }
+
+bool same_bits(const Arrays& a, const Arrays& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+  }
+  return a.size() == b.size();
+}
+
+std::vector<std::string> levels() {
+  std::vector<std::string> names;
+  for (const cpu::IsaLevel& level : cpu::isa_levels()) {
+    if ((level.features & ~cpu::detected_features()) == 0) names.push_back(level.name);
+  }
+  return names;
+}
+
+}  // namespace
+
+FA_TEST(bits_do_not_depend_on_threads_or_batch) {
+  for (const std::string& isa : levels()) {
+    for (int width : {6, 16, 40}) {
+      const Batch batch(70);  // more than a chunk
+      const Engine one(test::small_plan(width), isa, 1);
+      const Arrays expected = run(one, batch);
+      for (int threads : {2, 3}) {
+        const Engine engine(test::small_plan(width), isa, threads);
+        FA_CHECK_MESSAGE(same_bits(run(engine, batch), expected), isa);
+        for (std::int64_t images : {1, 2, 5}) {  // the last images, in a smaller batch
+          const std::int64_t first = batch.images - images;
+          const Arrays got = run(engine, {batch.u8.data() + first * 32 * 32 * 3, nullptr}, images);
+          for (std::size_t o = 0; o < got.size(); ++o) {
+            const std::vector<float> tail(expected[o].end() - got[o].size(), expected[o].end());
+            FA_CHECK_MESSAGE(got[o] == tail, isa);
+          }
+        }
+      }
+    }
+  }
+}
+
+FA_TEST(instruction_sets_agree) {
+  const Batch batch(2);
+  const Arrays scalar = run(Engine(test::small_plan(24), "scalar", 1), batch);
+  for (const std::string& isa : levels()) {
+    const Arrays got = run(Engine(test::small_plan(24), isa, 1), batch);
+    for (std::size_t o = 0; o < got.size(); ++o) {
+      double error = 0, norm = 0;
+      for (std::size_t i = 0; i < got[o].size(); ++i) {
+        error += std::pow(static_cast<double>(got[o][i]) - scalar[o][i], 2);
+        norm += std::pow(static_cast<double>(scalar[o][i]), 2);
+      }
+      FA_CHECK_MESSAGE(norm > 0 && std::sqrt(error / norm) < 2e-6, isa);
+    }
+  }
+}
+
+FA_TEST(uint8_and_float_pixels_agree) {
+  const Plan plan = test::small_plan(12);
+  const Batch batch(3);
+  std::vector<float> planes(batch.u8.size());
+  for (std::int64_t i = 0; i < batch.images; ++i) {
+    for (int p = 0; p < 32 * 32; ++p) {
+      for (int c = 0; c < 3; ++c) {
+        const float pixel = batch.u8[(i * 32 * 32 + p) * 3 + c];
+        planes[(i * 3 + c) * 32 * 32 + p] = (pixel - plan.mean[c]) / plan.scale[c];
+      }
+    }
+  }
+  const Engine engine(plan, "", 2);
+  const Arrays a = run(engine, batch), b = run(engine, {nullptr, planes.data()}, batch.images);
+  for (std::size_t o = 0; o < a.size(); ++o) {
+    for (std::size_t i = 0; i < a[o].size(); ++i) FA_CHECK(std::abs(a[o][i] - b[o][i]) <= 1e-5f * (1 + std::abs(a[o][i])));
+  }
+}
+
+FA_TEST(a_non_finite_pixel_spoils_its_own_image_alone) {
+  for (int threads : {1, 2}) {
+    const Engine engine(test::small_plan(12), "", threads);
+    const std::int64_t images = 5, pixels = 3 * 32 * 32;
+    std::vector<float> planes = test::random_values(images * pixels, 3);
+    const Arrays clean = run(engine, {nullptr, planes.data()}, images);
+    planes[2 * pixels + 700] = std::numeric_limits<float>::quiet_NaN();
+    planes[4 * pixels + pixels - 1] = std::numeric_limits<float>::infinity();
+    const Arrays got = run(engine, {nullptr, planes.data()}, images);
+    for (std::size_t o = 0; o < got.size(); ++o) {
+      const std::size_t size = got[o].size() / images;
+      for (std::size_t i = 0; i < got[o].size(); ++i) {
+        const bool bad = i / size == 2 || i / size == 4;
+        FA_CHECK(bad ? std::isnan(got[o][i]) : got[o][i] == clean[o][i]);
+      }
+    }
+  }
+}
+
+FA_TEST(callers_share_one_engine) {
+  const Engine engine(test::small_plan(16), "", 2);
+  const Batch batch(9);
+  const Arrays expected = run(engine, batch);
+  std::vector<std::thread> callers;
+  std::atomic<int> different{0};
+  for (int c = 0; c < 6; ++c) {
+    callers.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) different.fetch_add(same_bits(run(engine, batch), expected) ? 0 : 1);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  FA_CHECK(different.load() == 0);
+}
+
+FA_TEST(no_images_is_no_work) {
+  const Engine engine(test::small_plan(4), "", 2);
+  FA_CHECK(run(engine, {nullptr, nullptr}, 0)[0].empty());
+}
+
+FA_TEST(profile_gives_the_same_bits) {
+  const Engine engine(test::small_plan(16), "", 2);
+  const Batch batch(3);
+  Arrays arrays = allocate(engine, batch.images);
+  std::vector<float*> pointers;
+  for (auto& array : arrays) pointers.push_back(array.data());
+  const std::vector<double> seconds = engine.profile({batch.u8.data(), nullptr}, batch.images, pointers.data());
+  FA_CHECK(same_bits(arrays, run(engine, batch)));
+  FA_CHECK(seconds.size() == 9);
+  for (double s : seconds) FA_CHECK(s > 0 && s < 10);
+}
+
+#if !defined(__SANITIZE_THREAD__)  // the sanitizer's own runtime does not survive a fork of a threaded process
+FA_TEST(a_forked_child_computes_the_same_bits) {
+  const Engine engine(test::small_plan(16), "", 2);
+  const Batch batch(5);
+  const Arrays expected = run(engine, batch);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> callers;  // inside calls while the process forks
+  for (int c = 0; c < 2; ++c) {
+    callers.emplace_back([&] {
+      while (!stop.load()) run(engine, batch);
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(10);
+      _exit(same_bits(run(engine, batch), expected) ? 0 : 1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    FA_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  stop.store(true);
+  for (std::thread& caller : callers) caller.join();
+}
+#endif
+
+FA_TEST(impossible_requests_are_refused) {
+  FA_CHECK_THROWS(cpu::DeviceError, Engine(test::small_plan(4), "avx9", 1));
+  if ((cpu::detected_features() & cpu::kAvx512) == 0) {
+    FA_CHECK_THROWS(cpu::DeviceError, Engine(test::small_plan(4), "avx512", 1));
+  }
+  Plan broken = test::small_plan(4);
+  broken.phases.pop_back();
+  FA_CHECK_THROWS(std::invalid_argument, Engine(broken, "", 1));
+}

@@ -1,0 +1,102 @@
+#include <functional>
+#include <limits>
+#include <stdexcept>
+
+#include "check.h"
+#include "plan/memory_planner.h"
+#include "plans.h"
+
+using namespace faceattr;
+
+namespace {
+
+std::size_t end_of(const Plan& plan, const MemoryPlan& memory, int t) {
+  const TensorShape& shape = plan.tensors[t];
+  const MapPlacement& map = memory.maps[t];
+  return map.offset + static_cast<std::size_t>(shape.height + 2 * map.border) * map.row_pitch;
+}
+
+}  // namespace
+
+FA_TEST(a_good_plan_passes) {
+  const auto kinds = check(test::small_plan(6));
+  FA_CHECK(kinds[0] == TensorKind::kMap && kinds[5] == TensorKind::kVector);
+}
+
+FA_TEST(every_flaw_is_found) {
+  const std::vector<std::function<void(Plan&)>> flaws = {
+      [](Plan& p) { p.pixels = 30; },
+      [](Plan& p) { p.scale[1] = 0; },
+      [](Plan& p) { p.mean[2] = std::numeric_limits<float>::quiet_NaN(); },
+      [](Plan& p) { p.tensors[0].channels = 0; },
+      [](Plan& p) { p.tensors[0].height = 1 << 20; },
+      [](Plan& p) { p.tensors[0].height = 7; },
+      [](Plan& p) { std::get<StemPhase>(p.phases[0]).weight.pop_back(); },
+      [](Plan& p) { std::get<StemPhase>(p.phases[0]).bias.push_back(0); },
+      [](Plan& p) { std::get<StemPhase>(p.phases[0]).dst = 99; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = -1; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = 4; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].start = 1; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].kernel = 5; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 2; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 0; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments.clear(); },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).weight.pop_back(); },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).residual = 1; },
+      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).dst = 1; },
+      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).src = 5; },
+      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).count = 99; },
+      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).dst = 6; },
+      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].src = 4; },
+      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].count = 1000; },
+      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs.clear(); },
+      [](Plan& p) { p.outputs[0].count = 11; },
+      [](Plan& p) { p.outputs[0].tensor = 9; },
+      [](Plan& p) { std::swap(p.phases[0], p.phases[1]); },
+  };
+  for (std::size_t i = 0; i < flaws.size(); ++i) {
+    Plan plan = test::small_plan(6);
+    flaws[i](plan);
+    bool found = false;
+    try {
+      check(plan);
+    } catch (const std::invalid_argument& error) {
+      found = std::string(error.what()).find("plan, phase") == 0;
+    }
+    FA_CHECK_MESSAGE(found, "flaw " + std::to_string(i));
+  }
+}
+
+FA_TEST(live_maps_never_share_memory) {
+  for (int width : {3, 8, 17, 64}) {
+    const Plan plan = test::small_plan(width);
+    const auto kinds = check(plan);
+    const MemoryPlan memory = plan_memory(plan, kinds);
+    // Maps read by a 3x3 have a border, others none.
+    const int borders[] = {0, 1, 0, 1, 0};
+    for (int t = 0; t < 5; ++t) FA_CHECK(memory.maps[t].border == borders[t]);
+    // First and last phase of each map, by hand; 4 is an output.
+    const int first[] = {0, 1, 2, 3, 4}, last[] = {2, 2, 4, 5, 9};
+    for (int a = 0; a < 5; ++a) {
+      FA_CHECK(memory.maps[a].offset % 16 == 0);
+      FA_CHECK(end_of(plan, memory, a) <= memory.arena_floats);
+      for (int b = 0; b < a; ++b) {
+        const bool live_together = first[a] <= last[b] && first[b] <= last[a];
+        const bool in_place = a == 2 && b == 0;
+        const bool share = memory.maps[a].offset < end_of(plan, memory, b) && memory.maps[b].offset < end_of(plan, memory, a);
+        if (live_together && !in_place) FA_CHECK(!share);
+      }
+    }
+    FA_CHECK(memory.maps[2].offset == memory.maps[0].offset);  // a block's output replaces its input
+  }
+}
+
+FA_TEST(an_input_that_is_read_later_is_not_replaced) {
+  Plan plan = test::small_plan(8);
+  std::get<SegmentedConvPhase>(plan.phases[3]).segments[0].src = 0;
+  const MemoryPlan memory = plan_memory(plan, check(plan));
+  FA_CHECK(memory.maps[2].offset != memory.maps[0].offset);
+  plan = test::small_plan(8);
+  plan.outputs.push_back({0, 0, 8});
+  FA_CHECK(plan_memory(plan, check(plan)).maps[2].offset != plan_memory(plan, check(plan)).maps[0].offset);
+}
