@@ -14,7 +14,8 @@
 namespace faceattr {
 namespace {
 
-// Images whose vectors are kept until their heads run together: enough to reuse head weights, flat memory for any batch.
+// Images whose vectors are kept until their heads run together: enough to reuse head weights, flat memory for any
+// batch.
 constexpr std::int64_t kChunk = 64;
 
 // Counts forks: threads and locks of a parent do not exist in its child.
@@ -48,9 +49,7 @@ struct Engine::Workspace {
 // What belongs to one process: its threads and its idle workspaces.
 class Engine::Runtime {
  public:
-  Runtime(const cpu::Executor& executor, int threads) : pool(threads), executor_(executor) {
-    idle_.reserve(kIdle);
-  }
+  Runtime(const cpu::Executor& executor, int threads) : pool(threads), executor_(executor) { idle_.reserve(kIdle); }
 
   // An idle workspace for at least `images` rows of vectors, or a new one. After the first calls nothing is allocated.
   std::unique_ptr<Workspace> lease(std::int64_t images) {

@@ -80,7 +80,9 @@ void ThreadPool::run(const Function& function) {
   running_.store(size_ - 1, std::memory_order_relaxed);
   jobs_.fetch_add(1);  // sequentially consistent, with sleepers_: either a worker sees the job or we see the sleeper
   if (sleepers_.load() > 0) {
-    { std::lock_guard<std::mutex> sleeping(sleep_); }
+    {
+      std::lock_guard<std::mutex> sleeping(sleep_);
+    }
     wake_.notify_all();
   }
   function(Team{0, size_, &team_barrier_});

@@ -21,9 +21,7 @@ using FloatArray = py::array_t<float, py::array::c_style>;
 
 std::vector<float> to_vector(const FloatArray& array) { return {array.data(), array.data() + array.size()}; }
 
-std::string shape_text(const py::array& array) {
-  return py::str(py::tuple(array.attr("shape"))).cast<std::string>();
-}
+std::string shape_text(const py::array& array) { return py::str(py::tuple(array.attr("shape"))).cast<std::string>(); }
 
 void require_contiguous(const py::array& array, const std::string& name) {
   if ((array.flags() & py::array::c_style) == 0) throw py::value_error(name + " must be C-contiguous");
@@ -38,8 +36,8 @@ faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* 
   if (!u8 && !f32) {
     throw py::type_error("pixels must be uint8 or float32, got " + py::str(array.dtype()).cast<std::string>());
   }
-  const std::vector<py::ssize_t> expected = u8 ? std::vector<py::ssize_t>{size, size, 3}
-                                               : std::vector<py::ssize_t>{3, size, size};
+  const std::vector<py::ssize_t> expected =
+      u8 ? std::vector<py::ssize_t>{size, size, 3} : std::vector<py::ssize_t>{3, size, size};
   bool fits = array.ndim() == 4;
   for (int i = 0; fits && i < 3; ++i) fits = array.shape(i + 1) == expected[i];
   if (!fits) throw py::value_error("pixels have the wrong shape: " + shape_text(array));
@@ -55,7 +53,8 @@ faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* 
 std::vector<float*> to_outputs(const Engine& engine, const std::vector<py::array>& arrays, std::int64_t images) {
   const auto& outputs = engine.executor().outputs();
   if (arrays.size() != outputs.size()) {
-    throw py::value_error("expected " + std::to_string(outputs.size()) + " outputs, got " + std::to_string(arrays.size()));
+    throw py::value_error("expected " + std::to_string(outputs.size()) + " outputs, got " +
+                          std::to_string(arrays.size()));
   }
   std::vector<float*> pointers;
   for (std::size_t o = 0; o < arrays.size(); ++o) {
@@ -100,13 +99,17 @@ PYBIND11_MODULE(_core, m) {
     }
   });
 
-  m.def("detected_isa", [] { return faceattr::cpu::describe_features(faceattr::cpu::detected_features()); },
-        "Instruction sets of this machine, such as 'avx2+avx512'.");
-  m.def("isa_levels", [] {
-    std::vector<std::string> names;
-    for (const auto& level : faceattr::cpu::isa_levels()) names.emplace_back(level.name);
-    return names;
-  }, "Names that FACEATTR_ISA may have, lowest first.");
+  m.def(
+      "detected_isa", [] { return faceattr::cpu::describe_features(faceattr::cpu::detected_features()); },
+      "Instruction sets of this machine, such as 'avx2+avx512'.");
+  m.def(
+      "isa_levels",
+      [] {
+        std::vector<std::string> names;
+        for (const auto& level : faceattr::cpu::isa_levels()) names.emplace_back(level.name);
+        return names;
+      },
+      "Names that FACEATTR_ISA may have, lowest first.");
 
   py::class_<Plan>(m, "Plan", "A list of phases; each call appends one.")
       .def(py::init([](int pixels, const std::array<float, 3>& mean, const std::array<float, 3>& scale) {
@@ -117,70 +120,78 @@ PYBIND11_MODULE(_core, m) {
              return plan;
            }),
            py::arg("pixels"), py::arg("mean"), py::arg("scale"))
-      .def("tensor",
-           [](Plan& plan, int height, int width, int channels) {
-             plan.tensors.push_back({height, width, channels});
-             return static_cast<int>(plan.tensors.size()) - 1;
-           },
-           py::arg("height"), py::arg("width"), py::arg("channels"), "Returns the tensor's index.")
-      .def("stem",
-           [](Plan& plan, int dst, const FloatArray& weight, const FloatArray& bias) {
-             plan.phases.emplace_back(faceattr::StemPhase{dst, to_vector(weight), to_vector(bias)});
-           },
-           py::arg("dst"), py::arg("weight").noconvert(), py::arg("bias").noconvert(), "weight: [oc, 7, 7, 3].")
-      .def("segmented_conv",
-           [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
-              const FloatArray& weight, const FloatArray& bias, bool relu, int residual) {
-             faceattr::SegmentedConvPhase phase{dst, {}, to_vector(weight), to_vector(bias), relu, residual};
-             for (const auto& [src, start, count, kernel, stride] : segments) {
-               phase.segments.push_back({src, start, count, kernel, stride});
-             }
-             plan.phases.emplace_back(std::move(phase));
-           },
-           py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
-           py::arg("relu"), py::arg("residual"),
-           "segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel.")
-      .def("shifted_means",
-           [](Plan& plan, int dst, int src, int kernel, int stride, int start, int count) {
-             plan.phases.emplace_back(faceattr::ShiftedMeansPhase{dst, src, kernel, stride, start, count});
-           },
-           py::arg("dst"), py::arg("src"), py::arg("kernel"), py::arg("stride"), py::arg("start"), py::arg("count"))
-      .def("linear_head",
-           [](Plan& plan, int dst, const std::vector<std::pair<int, int>>& inputs, const FloatArray& weight,
-              const FloatArray& bias) {
-             faceattr::LinearHeadPhase phase{dst, {}, to_vector(weight), to_vector(bias)};
-             for (const auto& [src, count] : inputs) phase.inputs.push_back({src, count});
-             plan.phases.emplace_back(std::move(phase));
-           },
-           py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
-           "inputs: (vector, first channels of it that are read).")
-      .def("output",
-           [](Plan& plan, int tensor, int start, int count) { plan.outputs.push_back({tensor, start, count}); },
-           py::arg("tensor"), py::arg("start"), py::arg("count"));
+      .def(
+          "tensor",
+          [](Plan& plan, int height, int width, int channels) {
+            plan.tensors.push_back({height, width, channels});
+            return static_cast<int>(plan.tensors.size()) - 1;
+          },
+          py::arg("height"), py::arg("width"), py::arg("channels"), "Returns the tensor's index.")
+      .def(
+          "stem",
+          [](Plan& plan, int dst, const FloatArray& weight, const FloatArray& bias) {
+            plan.phases.emplace_back(faceattr::StemPhase{dst, to_vector(weight), to_vector(bias)});
+          },
+          py::arg("dst"), py::arg("weight").noconvert(), py::arg("bias").noconvert(), "weight: [oc, 7, 7, 3].")
+      .def(
+          "segmented_conv",
+          [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
+             const FloatArray& weight, const FloatArray& bias, bool relu, int residual) {
+            faceattr::SegmentedConvPhase phase{dst, {}, to_vector(weight), to_vector(bias), relu, residual};
+            for (const auto& [src, start, count, kernel, stride] : segments) {
+              phase.segments.push_back({src, start, count, kernel, stride});
+            }
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+          py::arg("relu"), py::arg("residual"),
+          "segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel.")
+      .def(
+          "shifted_means",
+          [](Plan& plan, int dst, int src, int kernel, int stride, int start, int count) {
+            plan.phases.emplace_back(faceattr::ShiftedMeansPhase{dst, src, kernel, stride, start, count});
+          },
+          py::arg("dst"), py::arg("src"), py::arg("kernel"), py::arg("stride"), py::arg("start"), py::arg("count"))
+      .def(
+          "linear_head",
+          [](Plan& plan, int dst, const std::vector<std::pair<int, int>>& inputs, const FloatArray& weight,
+             const FloatArray& bias) {
+            faceattr::LinearHeadPhase phase{dst, {}, to_vector(weight), to_vector(bias)};
+            for (const auto& [src, count] : inputs) phase.inputs.push_back({src, count});
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+          "inputs: (vector, first channels of it that are read).")
+      .def(
+          "output",
+          [](Plan& plan, int tensor, int start, int count) { plan.outputs.push_back({tensor, start, count}); },
+          py::arg("tensor"), py::arg("start"), py::arg("count"));
 
   py::class_<BoundEngine>(m, "Engine", "A plan with packed weights, threads and memory; callable from any thread.")
       .def(py::init<const Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"))
-      .def("run",
-           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
-             run(self.engine, pixels, outputs, self.size);
-           },
-           py::arg("pixels"), py::arg("outputs"))
-      .def("profile",
-           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
-             std::int64_t images = 0;
-             const auto input = to_pixels(pixels, self.size, &images);
-             const auto pointers = to_outputs(self.engine, outputs, images);
-             py::gil_scoped_release release;
-             return self.engine.profile(input, images, pointers.data());
-           },
-           py::arg("pixels"), py::arg("outputs"), "Seconds of each phase, summed over the images.")
+      .def(
+          "run",
+          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
+            run(self.engine, pixels, outputs, self.size);
+          },
+          py::arg("pixels"), py::arg("outputs"))
+      .def(
+          "profile",
+          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
+            std::int64_t images = 0;
+            const auto input = to_pixels(pixels, self.size, &images);
+            const auto pointers = to_outputs(self.engine, outputs, images);
+            py::gil_scoped_release release;
+            return self.engine.profile(input, images, pointers.data());
+          },
+          py::arg("pixels"), py::arg("outputs"), "Seconds of each phase, summed over the images.")
       .def_property_readonly("kernels", [](const BoundEngine& self) { return self.engine.executor().kernels(); })
       .def_property_readonly("threads", [](const BoundEngine& self) { return self.engine.threads(); })
       .def_property_readonly(
           "isa", [](const BoundEngine& self) { return faceattr::cpu::describe_features(self.engine.features()); })
-      .def_property_readonly("weight_bytes",
-                             [](const BoundEngine& self) { return self.engine.executor().packed_floats() * sizeof(float); })
-      .def_property_readonly("arena_bytes", [](const BoundEngine& self) {
-        return self.engine.executor().arena_floats() * sizeof(float);
-      });
+      .def_property_readonly(
+          "weight_bytes",
+          [](const BoundEngine& self) { return self.engine.executor().packed_floats() * sizeof(float); })
+      .def_property_readonly(
+          "arena_bytes", [](const BoundEngine& self) { return self.engine.executor().arena_floats() * sizeof(float); });
 }

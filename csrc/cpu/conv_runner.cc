@@ -57,8 +57,9 @@ ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
   choose_blocking(phase, layout);
 }
 
-// Either the weights of one panel stay in cache while all positions pass, or a block of positions stays while all panels
-// pass. Choose what moves fewer bytes from the outer cache; which outputs are computed when has no effect on their bits.
+// Either the weights of one panel stay in cache while all positions pass, or a block of positions stays while all
+// panels pass. Choose what moves fewer bytes from the outer cache; which outputs are computed when has no effect on
+// their bits.
 void ConvRunner::choose_blocking(const SegmentedConvPhase& phase, const Layout& layout) {
   double input = 0;
   for (const Segment& s : phase.segments) {
@@ -105,7 +106,8 @@ void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
   const std::int64_t pixels = static_cast<std::int64_t>(shape_.height) * shape_.width;
   std::int64_t blocks = blocks_;
   if (team.size > 1) {
-    while (blocks * panels_ % team.size != 0 && blocks * panels_ < kItemsPerThread * team.size && blocks < pixels) ++blocks;
+    while (blocks * panels_ % team.size != 0 && blocks * panels_ < kItemsPerThread * team.size && blocks < pixels)
+      ++blocks;
   }
   const Team::Range items = team.share(blocks * panels_);
   for (std::int64_t item = items.begin; item < items.end; ++item) {

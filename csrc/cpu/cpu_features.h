@@ -10,7 +10,7 @@ namespace faceattr::cpu {
 
 // Bits of a feature set. Each named level below is a set of them; a kernel asks for the level that it is compiled for.
 enum Feature : std::uint32_t {
-  kAvx2 = 1u << 0,  // with FMA and F16C
+  kAvx2 = 1u << 0,    // with FMA and F16C
   kAvx512 = 1u << 1,  // F, BW, DQ, VL
   kAvx512Bf16 = 1u << 2,
   kAvx512Vnni = 1u << 3,

@@ -1,5 +1,5 @@
-// Runs a plan on the CPU: the phases of an image by one team, the heads of a batch by all. Immutable after construction;
-// every call brings its own memory.
+// Runs a plan on the CPU: the phases of an image by one team, the heads of a batch by all. Immutable after
+// construction; every call brings its own memory.
 #pragma once
 
 #include <cstdint>

@@ -18,7 +18,8 @@ void extend(Life& life, int phase) {
 }
 
 std::size_t padded_floats(const TensorShape& shape, int border) {
-  const std::size_t floats = static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border) * shape.channels;
+  const std::size_t floats =
+      static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border) * shape.channels;
   return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
 }
 

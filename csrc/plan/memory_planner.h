@@ -9,7 +9,8 @@
 
 namespace faceattr {
 
-// A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a test.
+// A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a
+// test.
 struct MapPlacement {
   std::size_t offset = 0;  // in floats, of the padded position (0, 0); a multiple of 16
   int border = 0;

@@ -69,7 +69,8 @@ class Checker {
 
   void visit(const StemPhase& phase) {
     const TensorShape& dst = write(phase.dst, TensorKind::kMap);
-    require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4, "stem output must be a quarter of the input");
+    require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4,
+            "stem output must be a quarter of the input");
     check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
   }
 

@@ -65,7 +65,8 @@ struct Plan {
   std::vector<Output> outputs;
 };
 
-// Maps live per image, in the arena; vectors (of ShiftedMeans and LinearHead) per batch, since heads run on a whole batch.
+// Maps live per image, in the arena; vectors (of ShiftedMeans and LinearHead) per batch, since heads run on a whole
+// batch.
 enum class TensorKind { kUnwritten, kMap, kVector };
 
 // Side of the output of a 1x1, or of a 3x3 with padding 1.

@@ -45,29 +45,29 @@ inline int run_all() {
 
 }  // namespace faceattr::test
 
-#define FA_TEST(name)                                             \
-  static void name();                                             \
+#define FA_TEST(name)                                                 \
+  static void name();                                                 \
   static const faceattr::test::Register register_##name(#name, name); \
   static void name()
 
-#define FA_CHECK(condition) \
-  do {                      \
+#define FA_CHECK(condition)                                                 \
+  do {                                                                      \
     if (!(condition)) faceattr::test::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define FA_CHECK_MESSAGE(condition, message) \
-  do {                                       \
+#define FA_CHECK_MESSAGE(condition, message)                                                                \
+  do {                                                                                                      \
     if (!(condition)) faceattr::test::fail(__FILE__, __LINE__, std::string(#condition) + ": " + (message)); \
   } while (false)
 
-#define FA_CHECK_THROWS(type, expression)                                      \
-  do {                                                                         \
-    bool thrown = false;                                                       \
-    try {                                                                      \
-      (void)(expression);                                                      \
-    } catch (const type&) {                                                    \
-      thrown = true;                                                           \
-    }                                                                          \
+#define FA_CHECK_THROWS(type, expression)                                                    \
+  do {                                                                                       \
+    bool thrown = false;                                                                     \
+    try {                                                                                    \
+      (void)(expression);                                                                    \
+    } catch (const type&) {                                                                  \
+      thrown = true;                                                                         \
+    }                                                                                        \
     if (!thrown) faceattr::test::fail(__FILE__, __LINE__, #expression " must throw " #type); \
   } while (false)
 

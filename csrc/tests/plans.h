@@ -16,8 +16,8 @@ inline std::vector<float> random_values(std::size_t count, std::uint32_t seed, f
   return values;
 }
 
-// A 32 x 32 network with a residual block, a strided block with two segments, channel slices and two heads; `width` is the
-// number of channels of the stream.
+// A 32 x 32 network with a residual block, a strided block with two segments, channel slices and two heads; `width` is
+// the number of channels of the stream.
 inline Plan small_plan(int width) {
   const int mid = width / 2 + 1;
   Plan plan;
@@ -27,15 +27,15 @@ inline Plan small_plan(int width) {
     plan.scale[c] = 60.0f + c;
   }
   plan.tensors = {
-      {8, 8, width},            // 0: stem
-      {8, 8, mid},              // 1: block 1, middle
-      {8, 8, width},            // 2: block 1, output in place of 0
-      {8, 8, 2 * mid},          // 3: two fused middles
-      {4, 4, width},            // 4: strided output
-      {1, 1, 9 * mid},          // 5: shifted means of half of 3
-      {1, 1, width},            // 6: plain means of 4
-      {1, 1, 10},               // 7: first head
-      {1, 1, 3},                // 8: second head, on the first
+      {8, 8, width},    // 0: stem
+      {8, 8, mid},      // 1: block 1, middle
+      {8, 8, width},    // 2: block 1, output in place of 0
+      {8, 8, 2 * mid},  // 3: two fused middles
+      {4, 4, width},    // 4: strided output
+      {1, 1, 9 * mid},  // 5: shifted means of half of 3
+      {1, 1, width},    // 6: plain means of 4
+      {1, 1, 10},       // 7: first head
+      {1, 1, 3},        // 8: second head, on the first
   };
   std::uint32_t seed = 1;
   const auto weights = [&](int oc, int k) { return random_values(static_cast<std::size_t>(oc) * k, seed++, 0.5f); };
@@ -45,12 +45,8 @@ inline Plan small_plan(int width) {
       SegmentedConvPhase{2, {{1, 0, mid, 3, 1}}, weights(width, 9 * mid), weights(width, 1), false, 0});
   plan.phases.push_back(
       SegmentedConvPhase{3, {{2, 0, width, 1, 1}}, weights(2 * mid, width), weights(2 * mid, 1), true, -1});
-  plan.phases.push_back(SegmentedConvPhase{4,
-                                           {{3, mid, mid, 3, 2}, {2, 0, width, 1, 2}},
-                                           weights(width, 9 * mid + width),
-                                           weights(width, 1),
-                                           false,
-                                           -1});
+  plan.phases.push_back(SegmentedConvPhase{
+      4, {{3, mid, mid, 3, 2}, {2, 0, width, 1, 2}}, weights(width, 9 * mid + width), weights(width, 1), false, -1});
   plan.phases.push_back(ShiftedMeansPhase{5, 3, 3, 2, mid, mid});
   plan.phases.push_back(ShiftedMeansPhase{6, 4, 1, 1, 0, width});
   plan.phases.push_back(LinearHeadPhase{7, {{5, 9 * mid}, {6, width}}, weights(10, 9 * mid + width), weights(10, 1)});

@@ -20,7 +20,8 @@ using Arrays = std::vector<std::vector<float>>;
 
 struct Batch {
   explicit Batch(std::int64_t images) : images(images) {
-    for (std::int64_t i = 0; i < images * 32 * 32 * 3; ++i) u8.push_back(static_cast<std::uint8_t>((i * 2654435761u) >> 13));
+    for (std::int64_t i = 0; i < images * 32 * 32 * 3; ++i)
+      u8.push_back(static_cast<std::uint8_t>((i * 2654435761u) >> 13));
   }
   std::int64_t images;
   std::vector<std::uint8_t> u8;
@@ -46,7 +47,8 @@ Arrays run(const Engine& engine, const Batch& batch) { return run(engine, {batch
 
 bool same_bits(const Arrays& a, const Arrays& b) {
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0) return false;
+    if (a[i].size() != b[i].size() || std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)) != 0)
+      return false;
   }
   return a.size() == b.size();
 }
@@ -114,7 +116,8 @@ FA_TEST(uint8_and_float_pixels_agree) {
   const Engine engine(plan, "", 2);
   const Arrays a = run(engine, batch), b = run(engine, {nullptr, planes.data()}, batch.images);
   for (std::size_t o = 0; o < a.size(); ++o) {
-    for (std::size_t i = 0; i < a[o].size(); ++i) FA_CHECK(std::abs(a[o][i] - b[o][i]) <= 1e-5f * (1 + std::abs(a[o][i])));
+    for (std::size_t i = 0; i < a[o].size(); ++i)
+      FA_CHECK(std::abs(a[o][i] - b[o][i]) <= 1e-5f * (1 + std::abs(a[o][i])));
   }
 }
 

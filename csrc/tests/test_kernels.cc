@@ -40,7 +40,9 @@ std::vector<float> values(std::size_t count, std::uint32_t seed, bool integers) 
 }
 
 // |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
-double bound(double n, double magnitudes) { return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes; }
+double bound(double n, double magnitudes) {
+  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
+}
 
 struct ConvCase {
   int oc, ic, height, width, kernel, stride;
@@ -69,10 +71,18 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
   }
   const std::int64_t runs2[] = {0};
   ConvSegment segments[2];
-  segments[0] = {start, static_cast<std::int64_t>(c.stride) * row1, static_cast<std::int64_t>(c.stride) * total,
-                 runs1.data(), static_cast<int>(runs1.size()), c.slice ? c.ic : c.kernel * c.ic};
-  segments[1] = {static_cast<std::int64_t>(src1.size()), static_cast<std::int64_t>(c.stride) * row2,
-                 static_cast<std::int64_t>(c.stride) * ic2, runs2, 1, ic2};
+  segments[0] = {start,
+                 static_cast<std::int64_t>(c.stride) * row1,
+                 static_cast<std::int64_t>(c.stride) * total,
+                 runs1.data(),
+                 static_cast<int>(runs1.size()),
+                 c.slice ? c.ic : c.kernel * c.ic};
+  segments[1] = {static_cast<std::int64_t>(src1.size()),
+                 static_cast<std::int64_t>(c.stride) * row2,
+                 static_cast<std::int64_t>(c.stride) * ic2,
+                 runs2,
+                 1,
+                 ic2};
   const AlignedBuffer packed = pack_panels(weight, c.oc, k, kernel.panel), packed_bias = pack_bias(bias, kernel.panel);
   SegmentedConvArgs args;
   args.base = arena.data();
@@ -113,11 +123,13 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
         for (int ky = 0; ky < c.kernel; ++ky) {
           for (int kx = 0; kx < c.kernel; ++kx) {
             for (int i = 0; i < c.ic; ++i) {
-              add(static_cast<double>(*w++) * src1[(y * c.stride + ky) * row1 + (x * c.stride + kx) * total + start + i]);
+              add(static_cast<double>(*w++) *
+                  src1[(y * c.stride + ky) * row1 + (x * c.stride + kx) * total + start + i]);
             }
           }
         }
-        for (int i = 0; i < ic2; ++i) add(static_cast<double>(*w++) * src2[y * c.stride * row2 + x * c.stride * ic2 + i]);
+        for (int i = 0; i < ic2; ++i)
+          add(static_cast<double>(*w++) * src2[y * c.stride * row2 + x * c.stride * ic2 + i]);
         if (c.residual) add(residual[(y * c.width + x) * c.oc + o]);
         if (c.relu) sum = std::max(sum, 0.0);
         const float got = dst[y * args.dst_row_pitch + x * args.dst_pixel_pitch + o];
@@ -138,7 +150,8 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
 }  // namespace
 
 FA_TEST(segmented_conv) {
-  static const SegmentedConvKernel wide = {"segmented_conv_f32_6x64_portable", 64, SegmentedConv<PortableF32<16>, 6, 4>::run};
+  static const SegmentedConvKernel wide = {"segmented_conv_f32_6x64_portable", 64,
+                                           SegmentedConv<PortableF32<16>, 6, 4>::run};
   std::vector<const SegmentedConvKernel*> kernels = runnable(kernel_lists().SegmentedConv);
   kernels.push_back(&wide);
   for (const SegmentedConvKernel* kernel : kernels) {
@@ -198,7 +211,8 @@ FA_TEST(shifted_means) {
 }
 
 FA_TEST(linear) {
-  static const LinearKernel wide = {"linear_f32_1x32_portable", Linear<PortableF32<16>>::kPanel, Linear<PortableF32<16>>::run};
+  static const LinearKernel wide = {"linear_f32_1x32_portable", Linear<PortableF32<16>>::kPanel,
+                                    Linear<PortableF32<16>>::run};
   std::vector<const LinearKernel*> kernels = runnable(kernel_lists().Linear);
   kernels.push_back(&wide);
   for (const LinearKernel* kernel : kernels) {
@@ -209,7 +223,8 @@ FA_TEST(linear) {
           const std::vector<float> src = values(k + gap, 11, integers);
           const std::vector<float> weight = values(static_cast<std::size_t>(oc) * k, 12, integers);
           const std::vector<float> bias = values(oc, 13, integers);
-          const AlignedBuffer packed = pack_panels(weight, oc, k, kernel->panel), packed_bias = pack_bias(bias, kernel->panel);
+          const AlignedBuffer packed = pack_panels(weight, oc, k, kernel->panel),
+                              packed_bias = pack_bias(bias, kernel->panel);
           const LinearPart parts[] = {{0, k1}, {k1 + gap, k2}};
           std::vector<float> dst(oc + 1, kCanary);
           LinearArgs args;
@@ -225,7 +240,8 @@ FA_TEST(linear) {
           for (int o = 0; o < oc; ++o) {
             double sum = bias[o], magnitude = std::abs(bias[o]);
             for (int i = 0; i < k; ++i) {
-              const double v = static_cast<double>(weight[static_cast<std::size_t>(o) * k + i]) * src[i < k1 ? i : i + gap];
+              const double v =
+                  static_cast<double>(weight[static_cast<std::size_t>(o) * k + i]) * src[i < k1 ? i : i + gap];
               sum += v;
               magnitude += std::abs(v);
             }

@@ -83,7 +83,8 @@ FA_TEST(live_maps_never_share_memory) {
       for (int b = 0; b < a; ++b) {
         const bool live_together = first[a] <= last[b] && first[b] <= last[a];
         const bool in_place = a == 2 && b == 0;
-        const bool share = memory.maps[a].offset < end_of(plan, memory, b) && memory.maps[b].offset < end_of(plan, memory, a);
+        const bool share =
+            memory.maps[a].offset < end_of(plan, memory, b) && memory.maps[b].offset < end_of(plan, memory, a);
         if (live_together && !in_place) FA_CHECK(!share);
       }
     }

@@ -1,7 +1,7 @@
 """One forward pass over a face crop: identity embedding, gender, age, ethnicity and emotion, on fused CPU kernels.
 
-``FastForward`` runs the network, ``FaceAnalyzer`` takes it from a photo to typed results, ``reference`` is the same network
-in PyTorch. Importing this package loads neither torch nor OpenCV.
+``FastForward`` runs the network, ``FaceAnalyzer`` takes it from a photo to typed results, ``reference`` is the same
+network in PyTorch. Importing this package loads neither torch nor OpenCV.
 """
 
 from __future__ import annotations

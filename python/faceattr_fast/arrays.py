@@ -18,8 +18,8 @@ def as_pixels(pixels: Any, size: int) -> np.ndarray:
     """A C-contiguous numpy array over the caller's memory where that is possible, else a copy.
 
     Args:
-        pixels: uint8 [N, size, size, 3] (RGB) or float32 [N, 3, size, size] (normalised); numpy, torch or any producer of
-            ``__dlpack__`` on the CPU; any strides.
+        pixels: uint8 [N, size, size, 3] (RGB) or float32 [N, 3, size, size] (normalised); numpy, torch or any producer
+            of ``__dlpack__`` on the CPU; any strides.
 
     Raises:
         TypeError: not an array, or another dtype or byte order.
@@ -47,7 +47,9 @@ def _to_numpy(pixels: Any) -> np.ndarray:
     if hasattr(pixels, "__dlpack_device__"):
         kind, index = pixels.__dlpack_device__()
         if kind != _DLPACK_CPU:
-            raise DeviceError(f"pixels: on another device (DLPack device type {int(kind)}, index {index}); this runs on the CPU")
+            raise DeviceError(
+                f"pixels: on another device (DLPack device type {int(kind)}, index {index}); this runs on the CPU"
+            )
         if getattr(pixels, "requires_grad", False):
             pixels = pixels.detach()
         try:
@@ -59,7 +61,9 @@ def _to_numpy(pixels: Any) -> np.ndarray:
     raise TypeError(f"pixels: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")
 
 
-def as_outputs(out: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pixels: np.ndarray) -> dict[str, np.ndarray]:
+def as_outputs(
+    out: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pixels: np.ndarray
+) -> dict[str, np.ndarray]:
     """Check the caller's output buffers: one writable C-contiguous float32 array per result, none overlapping."""
     if not isinstance(out, Mapping):
         raise TypeError(f"out: expected a dict of arrays, got {type(out).__name__}")

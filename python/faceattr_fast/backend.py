@@ -1,4 +1,4 @@
-"""From a :class:`~faceattr_fast.plan.Plan` to the C++ engine that runs it: weights rounded to float32, names to indices."""
+"""From a :class:`~faceattr_fast.plan.Plan` to the C++ engine: weights rounded to float32, names turned to indices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def compile_plan(plan: Plan, threads: int) -> _core.Engine:
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
                 weight = np.concatenate([weight for _, weight in phase.inputs], axis=1)
-                core.linear_head(dst, [(index[src], w.shape[1]) for src, w in phase.inputs], _f32(weight), _f32(phase.bias))
+                core.linear_head(
+                    dst, [(index[src], w.shape[1]) for src, w in phase.inputs], _f32(weight), _f32(phase.bias)
+                )
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
     return _core.Engine(core, os.environ.get("FACEATTR_ISA", ""), threads)

@@ -1,4 +1,4 @@
-"""What :meth:`FastForward.describe` and :meth:`FastForward.profile` return: the plan as a table, with times or without."""
+"""What :meth:`FastForward.describe` and :meth:`FastForward.profile` return: the plan as a table, perhaps with times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Description", "PhaseDescription"]
 
 @dataclass(frozen=True)
 class PhaseDescription:
-    """One phase: what it reads and writes, the kernel that runs it, multiply-adds executed per image; seconds per image."""
+    """One phase: what it reads and writes, its kernel, multiply-adds executed and seconds, both per image."""
 
     name: str
     kind: str
@@ -55,10 +55,11 @@ class Description:
 
     def __str__(self) -> str:
         timed = self.seconds is not None
+        executed = self.multiply_adds / 1e6
         form = "rewritten (exact)" if self.rewritten else "as given"
         lines = [
             f"{self.device} {self.dtype}, {self.isa}, {self.threads} threads; {form}, plan {self.hash[:12]}",
-            f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, {self.multiply_adds / 1e6:.1f} M executed; "
+            f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, {executed:.1f} M executed",
             f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
             "",
         ]
@@ -78,9 +79,7 @@ class Description:
         return "\n".join(lines)
 
 
-def describe_phases(
-    plan: Plan, kernels: list[str], seconds: list[float] | None = None
-) -> tuple[PhaseDescription, ...]:
+def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None = None) -> tuple[PhaseDescription, ...]:
     """Pair the plan's phases with the engine's kernel names and, per image, seconds."""
     rows = []
     for i, (phase, kernel) in enumerate(zip(plan.phases, kernels, strict=True)):

@@ -120,7 +120,7 @@ class FastForward:
         rewrite: bool = True,
         metadata: Mapping[str, Any] | None = None,
     ) -> FastForward:
-        """Compile the torch reference as it is now (its running statistics, whatever mode it is in); options as in `load`."""
+        """Compile the torch reference as it is now, with its running statistics; options as in :meth:`load`."""
         from .reference.model import tensors_of
 
         tensors = {name: np.array(value) for name, value in tensors_of(net).items()}
@@ -129,15 +129,15 @@ class FastForward:
         return cls(weights, device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite)
 
     def save(self, path: str | PathLike[str], dtype: str = "float32") -> None:
-        """Write the original tensors (not the rewritten ones) and the metadata; see :func:`weights.write_weights`."""
+        """Write the original tensors, not the rewritten ones, and the metadata; ``dtype`` float32 or float16."""
         write_weights(path, self._weights, dtype=dtype)
 
     def __call__(self, pixels: Any, out: Mapping[str, np.ndarray] | None = None) -> Outputs:
         """Run the network.
 
         Args:
-            pixels: uint8 [N, S, S, 3] RGB, or float32 [N, 3, S, S] normalised as ``spec.pixels`` says; any N ≥ 0; numpy,
-                torch or any ``__dlpack__`` producer. C-contiguous arrays are not copied.
+            pixels: uint8 [N, S, S, 3] RGB, or float32 [N, 3, S, S] normalised as ``spec.pixels`` says; any N ≥ 0;
+                numpy, torch or any ``__dlpack__`` producer. C-contiguous arrays are not copied.
             out: arrays to write to, one C-contiguous float32 array per result; None: new ones.
 
         Returns:
@@ -163,8 +163,8 @@ class FastForward:
             branch: ``conv1`` … ``conv{2n}``, ``bottleneck`` or ``fc``; ``conv0`` gives the normalised pixels.
 
         Returns:
-            float32 NHWC arrays: ``block_input`` at an odd convolution; ``mid`` (after ReLU) and ``block_input`` (for the
-            shortcut) at an even one; ``pooled`` [N, C] at the bottleneck; ``embedding`` [N, E] at fc.
+            float32 NHWC arrays: ``block_input`` at an odd convolution; ``mid`` (after ReLU) and ``block_input`` (for
+            the shortcut) at an even one; ``pooled`` [N, C] at the bottleneck; ``embedding`` [N, E] at fc.
         """
         array = as_pixels(pixels, self.spec.pixels.size)
         branch = canonical_branch(branch)
@@ -280,7 +280,7 @@ def _output_shapes(plan: Plan, images: int) -> dict[str, tuple[int, ...]]:
 def _normalised_nhwc(array: np.ndarray, spec: NetworkSpec) -> np.ndarray:
     if array.dtype == np.float32:
         return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-    mean, scale = np.float32(spec.pixels.mean), np.float32(spec.pixels.scale)
+    mean, scale = np.array(spec.pixels.mean, np.float32), np.array(spec.pixels.scale, np.float32)
     return (array.astype(np.float32) - mean) / scale
 
 

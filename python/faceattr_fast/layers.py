@@ -118,7 +118,15 @@ def _path_layers(spec: NetworkSpec, path: TrunkPath) -> Iterator[Layer]:
             yield _shortcut(block, expand, i, out)
         size = out
     yield Layer(
-        f"{path.bottleneck}.conv", "bottleneck", spec.trunk_channels, spec.embedding, 1, 1, 1, 1, norm=f"{path.bottleneck}.bn"
+        f"{path.bottleneck}.conv",
+        "bottleneck",
+        spec.trunk_channels,
+        spec.embedding,
+        1,
+        1,
+        1,
+        1,
+        norm=f"{path.bottleneck}.bn",
     )
 
 

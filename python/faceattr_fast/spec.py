@@ -199,7 +199,9 @@ class NetworkSpec:
         channels = self.stem.out
         for i, block in enumerate(self.blocks, start=1):
             if block.in_ != channels:
-                raise ValueError(f"NetworkSpec: block {i} expects {block.in_} channels, the layer before gives {channels}")
+                raise ValueError(
+                    f"NetworkSpec: block {i} expects {block.in_} channels, the layer before gives {channels}"
+                )
             channels = block.out
         seen: set[str] = set()
         for head in self.heads:
@@ -241,7 +243,9 @@ class NetworkSpec:
             return self.branches.index(branch)
         except ValueError:
             last = 2 * len(self.blocks)
-            raise ValueError(f"branch {branch!r} does not exist: this network has conv0 … conv{last}, bottleneck, fc") from None
+            raise ValueError(
+                f"branch {branch!r} does not exist: this network has conv0 … conv{last}, bottleneck, fc"
+            ) from None
 
     def head(self, name: str) -> HeadSpec:
         for head in self.heads:
@@ -260,7 +264,7 @@ class NetworkSpec:
         return enumerate_layers(self)
 
     def count(self) -> Count:
-        """Parameters (conv, linear, norm weight and bias; no running statistics) and multiply-adds of conv and linear."""
+        """Parameters (conv, linear, norm; no running statistics) and multiply-adds of conv and linear layers."""
         return Count(self.layers())
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:

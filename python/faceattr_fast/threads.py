@@ -13,7 +13,7 @@ _CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/
 
 
 def thread_count(threads: int | None) -> int:
-    """``threads`` itself, or FACEATTR_NUM_THREADS, or the CPUs that this process may use (affinity and cgroup quota)."""
+    """``threads``, or FACEATTR_NUM_THREADS, or the CPUs that this process may use (affinity and cgroup quota)."""
     if threads is not None:
         if not isinstance(threads, int) or isinstance(threads, bool):
             raise TypeError(f"threads must be an integer or None, got {type(threads).__name__}")

@@ -46,7 +46,7 @@ def read_weights(path: str | PathLike[str]) -> Weights:
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: damaged file, missing or extra tensor, wrong shape or type, non-finite value; named in the message.
+        WeightsError: damaged file, missing or extra tensor, wrong shape or type, non-finite value; all by name.
     """
     return parse_weights(Path(path).read_bytes(), str(path))
 
@@ -64,7 +64,7 @@ def parse_weights(data: bytes, origin: str) -> Weights:
     if version != FORMAT_VERSION:
         raise WeightsError(f"{origin}: format version {version!r}, this release reads {FORMAT_VERSION}")
     try:
-        entries = safetensors.deserialize(data)
+        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except Exception as error:  # safetensors has one exception type for every kind of damage
         raise WeightsError(f"{origin}: damaged safetensors file: {error}") from error
     tensors = {name: _widen(name, entry, origin) for name, entry in entries}
@@ -102,7 +102,7 @@ def _widen(name: str, entry: dict[str, Any], origin: str) -> np.ndarray:
 
 
 def check_tensors(spec: NetworkSpec, tensors: dict[str, np.ndarray], origin: str) -> None:
-    """Raise WeightsError unless ``tensors`` are exactly those of ``spec``, finite, with variances that are not negative."""
+    """Raise WeightsError unless ``tensors`` are exactly those of ``spec``, finite, no variance negative."""
     expected = spec.tensor_shapes()
     missing = sorted(expected.keys() - tensors.keys())
     if missing:

@@ -1,4 +1,4 @@
-"""The PyTorch reference: the network as a trainable module, the oracle of every fast path. Needs the ``torch`` extra."""
+"""The PyTorch reference: the network as a trainable module, oracle of every fast path. Needs the ``torch`` extra."""
 
 from .model import FaceAttrNet, load, save
 

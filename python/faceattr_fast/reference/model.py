@@ -35,14 +35,13 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """Residual block, or only its second half (``reduces=False``) for a head that branches at an even convolution."""
 
-    def __init__(self, spec: BlockSpec, reduces: bool = True, expands: bool = True) -> None:
+    def __init__(self, spec: BlockSpec, reduces: bool = True) -> None:
         super().__init__()
         if reduces:
             self.reduce = nn.Conv2d(spec.in_, spec.mid, 1, bias=False)
             self.bn = nn.BatchNorm2d(spec.mid, eps=BN_EPS)
-        if expands:
-            self.expand = nn.Conv2d(spec.mid, spec.out, 3, stride=spec.stride, padding=1, bias=False)
-            self.shortcut = nn.Conv2d(spec.in_, spec.out, 1, stride=spec.stride, bias=False) if spec.projects else None
+        self.expand = nn.Conv2d(spec.mid, spec.out, 3, stride=spec.stride, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(spec.in_, spec.out, 1, stride=spec.stride, bias=False) if spec.projects else None
 
     def mid(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.reduce(x)))
@@ -149,7 +148,9 @@ class FaceAttrNet(nn.Module):
             outputs[head.name] = self._run_head(head, x, streams, mids, embedding)
         return outputs
 
-    def _run_head(self, spec: HeadSpec, x: Tensor, streams: list[Tensor], mids: list[Tensor], embedding: Tensor) -> Tensor:
+    def _run_head(
+        self, spec: HeadSpec, x: Tensor, streams: list[Tensor], mids: list[Tensor], embedding: Tensor
+    ) -> Tensor:
         head, branch = self.heads[spec.name], self.spec.branch_index(spec.branch)
         if head.bottleneck is None:
             return head.fc(embedding)
@@ -160,10 +161,7 @@ class FaceAttrNet(nn.Module):
             own = head.blocks.get(str(i))
             if own is None:
                 continue
-            if stream is None:
-                stream = own.join(mids[i - 1], streams[i - 1])
-            else:
-                stream = own(stream)
+            stream = own.join(mids[i - 1], streams[i - 1]) if stream is None else own(stream)
         return head.fc(head.bottleneck(stream))
 
 
@@ -176,7 +174,9 @@ def tensors_of(net: FaceAttrNet) -> dict[str, np.ndarray]:
     }
 
 
-def save(net: FaceAttrNet, path: str | PathLike[str], dtype: str = "float32", metadata: dict[str, Any] | None = None) -> None:
+def save(
+    net: FaceAttrNet, path: str | PathLike[str], dtype: str = "float32", metadata: dict[str, Any] | None = None
+) -> None:
     """Write the weights as safetensors.
 
     Args:

@@ -1,5 +1,5 @@
-#include "cpu/kernels/linear/generic.h"
 #include "cpu/simd/avx2.h"
+#include "cpu/kernels/linear/generic.h"
 
 namespace faceattr::cpu {
 

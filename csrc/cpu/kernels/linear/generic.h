@@ -34,7 +34,8 @@ struct Linear {
   }
 
  private:
-  static void block(const float* src, const float* weights, std::int64_t begin, std::int64_t end, Vec (&total)[kVectors]) {
+  static void block(const float* src, const float* weights, std::int64_t begin, std::int64_t end,
+                    Vec (&total)[kVectors]) {
     Vec acc[kChains][kVectors];
     for (int u = 0; u < kChains; ++u) {
       for (int j = 0; j < kVectors; ++j) acc[u][j] = Vec::zero();

@@ -1,7 +1,9 @@
-// Matrix times vector, the vector in parts: dst[o] = sum over parts and i of base[offset + i] * weights[o, (part, i)] + bias[o].
+// Matrix times vector, the vector in parts: dst[o] = sum over parts and i of base[offset + i] * weights[o, (part, i)] +
+// bias[o].
 //
-// The sum is cut the same way always: each part in blocks of kLinearBlock values, in each block four interleaved chains that
-// are added pairwise, blocks added in order. Heads have no later average to forgive a rounding error, so short chains matter.
+// The sum is cut the same way always: each part in blocks of kLinearBlock values, in each block four interleaved chains
+// that are added pairwise, blocks added in order. Heads have no later average to forgive a rounding error, so short
+// chains matter.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 
 namespace faceattr::cpu {
 
-extern const LinearKernel kLinearF32Scalar = {"linear_f32_1x8_scalar", Linear<PortableF32<4>>::kPanel, Linear<PortableF32<4>>::run};
+extern const LinearKernel kLinearF32Scalar = {"linear_f32_1x8_scalar", Linear<PortableF32<4>>::kPanel,
+                                              Linear<PortableF32<4>>::run};
 
 }  // namespace faceattr::cpu

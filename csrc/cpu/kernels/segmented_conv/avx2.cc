@@ -1,5 +1,5 @@
-#include "cpu/kernels/segmented_conv/generic.h"
 #include "cpu/simd/avx2.h"
+#include "cpu/kernels/segmented_conv/generic.h"
 
 namespace faceattr::cpu {
 

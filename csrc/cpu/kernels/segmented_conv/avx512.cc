@@ -1,5 +1,5 @@
-#include "cpu/kernels/segmented_conv/generic.h"
 #include "cpu/simd/avx512.h"
+#include "cpu/kernels/segmented_conv/generic.h"
 
 namespace faceattr::cpu {
 

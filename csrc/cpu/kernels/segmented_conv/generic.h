@@ -1,5 +1,5 @@
-// The algorithm of segmented_conv.h over any vector type: a tile of kPixels positions by kVectors vectors of channels is
-// accumulated in registers over all of K.
+// The algorithm of segmented_conv.h over any vector type: a tile of kPixels positions by kVectors vectors of channels
+// is accumulated in registers over all of K.
 #pragma once
 
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
@@ -12,7 +12,8 @@ struct SegmentedConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
 
   static void run(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
-    // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for latency.
+    // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for
+    // latency.
     const int pixels = pixel_end - pixel_begin;
     const int tiles = (pixels + kPixels - 1) / kPixels;
     for (int t = 0; t < tiles; ++t) {
@@ -94,10 +95,9 @@ struct SegmentedConv {
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
       float* dst = args.dst + rows[r] * args.dst_row_pitch + columns[r] * args.dst_pixel_pitch + first;
-      const float* residual =
-          args.residual == nullptr
-              ? nullptr
-              : args.residual + rows[r] * args.residual_row_pitch + columns[r] * args.residual_pixel_pitch + first;
+      const float* residual = args.residual == nullptr ? nullptr
+                                                       : args.residual + rows[r] * args.residual_row_pitch +
+                                                             columns[r] * args.residual_pixel_pitch + first;
       if (channels == kPanel) {
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; ++j) {

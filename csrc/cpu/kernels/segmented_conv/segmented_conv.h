@@ -1,10 +1,12 @@
 // The kernel family that does almost all the work:
 //
-//   dst[p, o] = act( sum_s sum_t sum_i src_s[p * step_s + tap_s(t) + i] * weights[o, (s, t, i)] + bias[o] + residual[p, o] )
+//   dst[p, o] = act( sum_s sum_t sum_i src_s[p * step_s + tap_s(t) + i] * weights[o, (s, t, i)] + bias[o] + residual[p,
+//   o] )
 //
-// over output positions p = (oy, ox) and channels o. A tap of a segment is a run of consecutive floats: the three columns
-// of a 3x3's row are one run where the segment reads all channels of its source. The sum over (s, t, i) is one chain of
-// multiply-adds in this order, for every tile size: the bits of an output do not depend on how the work was cut.
+// over output positions p = (oy, ox) and channels o. A tap of a segment is a run of consecutive floats: the three
+// columns of a 3x3's row are one run where the segment reads all channels of its source. The sum over (s, t, i) is one
+// chain of multiply-adds in this order, for every tile size: the bits of an output do not depend on how the work was
+// cut.
 #pragma once
 
 #include <cstdint>

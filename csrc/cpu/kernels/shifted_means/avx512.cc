@@ -1,5 +1,5 @@
-#include "cpu/kernels/shifted_means/generic.h"
 #include "cpu/simd/avx512.h"
+#include "cpu/kernels/shifted_means/generic.h"
 
 namespace faceattr::cpu {
 

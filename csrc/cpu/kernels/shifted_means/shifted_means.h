@@ -1,9 +1,10 @@
 // The pooled features that linear heads read:
 //
-//   dst[(ky * kernel + kx) * count + c] = (1 / positions) * sum over (oy, ox) of src[oy * stride + ky - pad, ox * stride + kx - pad, c]
+//   dst[(ky * kernel + kx) * count + c] = (1 / positions) * sum over (oy, ox) of src[oy * stride + ky - pad, ox *
+//   stride + kx - pad, c]
 //
-// with pad = kernel / 2, zero outside the source, and positions = out_height * out_width. Positions are summed row by row,
-// in one chain per output.
+// with pad = kernel / 2, zero outside the source, and positions = out_height * out_width. Positions are summed row by
+// row, in one chain per output.
 #pragma once
 
 #include <cstdint>

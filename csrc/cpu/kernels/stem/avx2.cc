@@ -1,8 +1,9 @@
-#include "cpu/kernels/stem/generic.h"
 #include "cpu/simd/avx2.h"
+#include "cpu/kernels/stem/generic.h"
 
 namespace faceattr::cpu {
 
-extern const StemKernel kStemF32Avx2 = {"stem_f32_avx2", Stem<Avx2F32>::load_u8, Stem<Avx2F32>::load_f32, Stem<Avx2F32>::max_pool};
+extern const StemKernel kStemF32Avx2 = {"stem_f32_avx2", Stem<Avx2F32>::load_u8, Stem<Avx2F32>::load_f32,
+                                        Stem<Avx2F32>::max_pool};
 
 }  // namespace faceattr::cpu

@@ -3,6 +3,7 @@
 
 namespace faceattr::cpu {
 
-extern const StemKernel kStemF32Scalar = {"stem_f32_scalar", Stem<PortableF32<4>>::load_u8, Stem<PortableF32<4>>::load_f32, Stem<PortableF32<4>>::max_pool};
+extern const StemKernel kStemF32Scalar = {"stem_f32_scalar", Stem<PortableF32<4>>::load_u8,
+                                          Stem<PortableF32<4>>::load_f32, Stem<PortableF32<4>>::max_pool};
 
 }  // namespace faceattr::cpu

@@ -9,7 +9,7 @@ namespace faceattr::cpu {
 // One input row, `width` pixels, as `width` RGB triples: dst[3 * x + c] = (pixel - mean[c]) / scale[c].
 struct LoadRowArgs {
   int width = 0;
-  const float* mean = nullptr;       // [3 * width], repeating: keeps the loop free of the channel index
+  const float* mean = nullptr;           // [3 * width], repeating: keeps the loop free of the channel index
   const float* inverse_scale = nullptr;  // [3 * width]
   float* dst = nullptr;
 };
@@ -20,7 +20,8 @@ struct StemKernel {
   void (*load_u8)(const LoadRowArgs& args, const std::uint8_t* row);
   // Three float planes, already normalised. Returns false if a value is not finite.
   bool (*load_f32)(const LoadRowArgs& args, const float* red, const float* green, const float* blue);
-  // dst[x, c] = max over 2x2 of src, x in [0, width): two rows of 2 * width positions, `channels` contiguous floats each.
+  // dst[x, c] = max over 2x2 of src, x in [0, width): two rows of 2 * width positions, `channels` contiguous floats
+  // each.
   void (*max_pool)(const float* top, const float* bottom, int width, int channels, float* dst);
 };
 

@@ -1,0 +1,61 @@
+"""The C++ engine: runs a plan on the CPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
+
+def detected_isa() -> str:
+    """Instruction sets of this machine, such as 'avx2+avx512'."""
+
+def isa_levels() -> list[str]:
+    """Names that FACEATTR_ISA may have, lowest first."""
+
+class Plan:
+    """A list of phases; each call appends one."""
+
+    def __init__(self, pixels: int, mean: Sequence[float], scale: Sequence[float]) -> None: ...
+    def tensor(self, height: int, width: int, channels: int) -> int:
+        """Returns the tensor's index."""
+
+    def stem(self, dst: int, weight: _Floats, bias: _Floats) -> None:
+        """weight: [oc, 7, 7, 3]."""
+
+    def segmented_conv(
+        self,
+        dst: int,
+        segments: Sequence[tuple[int, int, int, int, int]],
+        weight: _Floats,
+        bias: _Floats,
+        relu: bool,
+        residual: int,
+    ) -> None:
+        """segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel."""
+
+    def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
+    def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
+        """inputs: (vector, first channels of it that are read)."""
+
+    def output(self, tensor: int, start: int, count: int) -> None: ...
+
+class Engine:
+    """A plan with packed weights, threads and memory; callable from any thread."""
+
+    def __init__(self, plan: Plan, isa: str, threads: int) -> None: ...
+    def run(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> None: ...
+    def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> list[float]:
+        """Seconds of each phase, summed over the images."""
+
+    @property
+    def kernels(self) -> list[str]: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
