@@ -1,0 +1,97 @@
+"""A plan run in float64 by numpy: what every backend is compared with. Slow, plain, and nothing shared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+
+__all__ = ["run_plan"]
+
+Array = np.ndarray
+
+
+def run_plan(plan: Plan, x: Array) -> dict[str, Array]:
+    """Run ``plan`` on normalised pixels.
+
+    Args:
+        plan: any plan.
+        x: [N, 3, S, S], ``(pixel - mean) / scale``.
+
+    Returns:
+        By name, float64: [N, count] of a vector, [N, height, width, count] of a tapped activation.
+    """
+    size = plan.spec.pixels.size
+    if x.ndim != 4 or x.shape[1:] != (3, size, size):
+        raise ValueError(f"x must be [N, 3, {size}, {size}], got {x.shape}")
+    pixels = np.asarray(x, np.float64)
+    tensors: dict[str, Array] = {}
+    for phase in plan.phases:
+        match phase:
+            case Stem():
+                tensors[phase.dst] = _stem(phase, pixels)
+            case SegmentedConv():
+                tensors[phase.dst] = _conv(phase, tensors)
+            case ShiftedMeans():
+                tensors[phase.dst] = _means(phase, tensors[phase.src])
+            case LinearHead():
+                tensors[phase.dst] = _linear(phase, tensors)
+    return {name: tensors[o.tensor][..., o.start : o.start + o.count] for name, o in plan.outputs.items()}
+
+
+def _stem(phase: Stem, pixels: Array) -> Array:
+    """[N, 3, S, S] → [N, S/4, S/4, oc]."""
+    padded = np.pad(pixels, ((0, 0), (0, 0), (3, 3), (3, 3)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), axis=(2, 3))[:, :, ::2, ::2]
+    n, _, height, width = windows.shape[:4]
+    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, 3 * 7 * 7)
+    channels = len(phase.weight)
+    out: Array = columns @ phase.weight.reshape(channels, -1).T + phase.bias
+    # The maximum over a 2x2 window commutes with ReLU.
+    pooled: Array = out.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    return _relu(pooled)
+
+
+def _taps(src: Array, kernel: int, stride: int) -> Iterator[tuple[int, int, Array]]:
+    """(ky, kx, what that tap reads: [N, height, width, C]) of a convolution with padding kernel // 2."""
+    pad = kernel // 2
+    padded = np.pad(src, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    bottom, right = src.shape[1], src.shape[2]
+    for ky in range(kernel):
+        for kx in range(kernel):
+            yield ky, kx, padded[:, ky : ky + bottom : stride, kx : kx + right : stride]
+
+
+def _conv(phase: SegmentedConv, tensors: Mapping[str, Array]) -> Array:
+    terms: list[Array] = []
+    for segment in phase.segments:
+        src = tensors[segment.src][..., segment.start : segment.start + segment.count]
+        for ky, kx, read in _taps(src, segment.kernel, segment.stride):
+            terms.append(read @ segment.weight[:, :, ky, kx].T)
+    if phase.residual is not None:
+        terms.append(tensors[phase.residual])
+    out = _total(terms, phase.bias)
+    return _relu(out) if phase.relu else out
+
+
+def _means(phase: ShiftedMeans, src: Array) -> Array:
+    read = src[..., phase.start : phase.start + phase.count]
+    return np.concatenate([tap.mean((1, 2)) for _, _, tap in _taps(read, phase.kernel, phase.stride)], axis=-1)
+
+
+def _linear(phase: LinearHead, tensors: Mapping[str, Array]) -> Array:
+    return _total([tensors[src][:, : weight.shape[1]] @ weight.T for src, weight in phase.inputs], phase.bias)
+
+
+def _relu(x: Array) -> Array:
+    positive: Array = np.maximum(x, 0.0)
+    return positive
+
+
+def _total(terms: list[Array], bias: Array | None) -> Array:
+    out: Array = np.zeros_like(terms[0]) if bias is None else np.broadcast_to(bias, terms[0].shape).copy()
+    for term in terms:
+        out += term
+    return out
