@@ -1,0 +1,178 @@
+"""Say what this installation runs on: CPU, kernels, weights, detector, optional packages.
+
+Exit code 1 if the network cannot run; anything optional may be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .usage import UsageError, add_weights_argument
+
+if TYPE_CHECKING:
+    from ..weights import Weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_weights_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..weights import shipped_weights
+
+    if arguments.weights and not arguments.weights.is_file():
+        raise UsageError(f"no weights file {arguments.weights}")
+    problems: list[str] = []
+    _print("versions", _versions())
+    _print("cpu", _cpu(problems))
+    weights = _load(arguments.weights or shipped_weights(), problems)
+    _print("kernels", _kernels(weights, problems))
+    _print("weights", _weights(arguments.weights or shipped_weights(), weights))
+    _print("detector", [_detector()])
+    _print("optional packages", _packages())
+    _print("problems", problems or ["none"])
+    return 1 if problems else 0
+
+
+def _print(title: str, lines: Iterator[str] | list[str]) -> None:
+    print(title)
+    for line in lines:
+        print(f"  {line}", flush=True)
+
+
+def _versions() -> Iterator[str]:
+    import numpy
+    import safetensors
+
+    from .. import __version__
+
+    yield f"faceattr_fast {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    yield f"numpy {numpy.__version__}, safetensors {safetensors.__version__}"
+
+
+def _cpu(problems: list[str]) -> Iterator[str]:
+    from .. import _core
+    from ..bench.machine import cpu_model
+
+    yield cpu_model()
+    forced = os.environ.get("FACEATTR_ISA")
+    yield f"instruction sets detected: {_core.detected_isa()}" + (f"; FACEATTR_ISA={forced}" if forced else "")
+    try:
+        yield f"threads: {_threads()}"
+    except ValueError as error:
+        problems.append(str(error))
+        yield f"threads: {error}"
+    seen = " (an NVIDIA driver is loaded)" if Path("/proc/driver/nvidia/version").exists() else ""
+    yield f"CUDA: this build has no CUDA backend{seen}"
+
+
+def _threads() -> str:
+    from ..threads import thread_count
+
+    count = thread_count(None)
+    if os.environ.get("FACEATTR_NUM_THREADS"):
+        return f"{count}, from FACEATTR_NUM_THREADS"
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    reason = "the CPUs that this process may use" if count == affinity else "the CPU quota of this container"
+    return f"{count}, {reason} ({affinity} of {os.cpu_count()} CPUs)"
+
+
+def _load(path: Path, problems: list[str]) -> Weights | None:
+    from ..weights import read_weights
+
+    try:
+        return read_weights(path)
+    except (OSError, ValueError) as error:
+        problems.append(f"weights: {error}")
+        return None
+
+
+def _kernels(weights: Weights | None, problems: list[str]) -> Iterator[str]:
+    """Per family, those that these weights use; without weights, those that the paper's network would."""
+    import numpy as np
+
+    from ..forward import FastForward
+    from ..spec import NetworkSpec
+    from ..weights import Weights
+
+    if weights is None:
+        spec = NetworkSpec.paper(identities=None)
+        weights = Weights(spec, {name: np.zeros(shape, np.float32) for name, shape in spec.tensor_shapes().items()})
+    try:
+        description = FastForward(weights).describe()
+    except (RuntimeError, ValueError) as error:
+        problems.append(f"network: {error}")
+        yield f"none: {error}"
+        return
+    yield f"instruction set chosen: {description.isa}; {description.dtype}"
+    kinds: dict[str, set[str]] = {}
+    for phase in description.phases:
+        kinds.setdefault(phase.kind, set()).add(phase.kernel)
+    for kind, kernels in kinds.items():
+        yield f"{kind:14} {', '.join(sorted(kernels))}"
+    given, executed = description.multiply_adds_as_given / 1e6, description.multiply_adds / 1e6
+    yield f"{given:.1f} M multiply-adds as given, {executed:.1f} M executed; plan {description.hash[:12]}"
+
+
+def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
+    if weights is None:
+        yield f"{path}: not usable, see problems"
+        return
+    yield f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    yield f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    metadata = weights.metadata
+    yield f"version {metadata.get('version', 'not stated')}, licence {_text(metadata.get('licence', 'not stated'))}"
+    for data in _list(metadata.get("trained_on")):
+        yield f"trained on {_text(data)}"
+    for head in weights.spec.heads:
+        missing = [label for label, known in zip(head.class_labels, head.trained or (), strict=False) if not known]
+        untrained = f"; no training data for {', '.join(missing)}" if missing else ""
+        yield f"head {head.name}: {head.classes} classes{untrained}"
+    accuracy = metadata.get("accuracy")
+    if not isinstance(accuracy, Mapping) or not accuracy:
+        yield "accuracy: not stated"
+        return
+    for name, figure in accuracy.items():
+        yield f"accuracy, {name}: {_text(figure)}"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _text(value: Any) -> str:
+    """Metadata on one line, whatever its shape."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
+    return " ".join(str(value).split())
+
+
+def _detector() -> str:
+    from ..photo import DetectorError, YuNetDetector, find_detector
+    from ..photo.detectors import YUNET_ENVIRONMENT
+
+    try:
+        detector = find_detector("auto")
+    except (DetectorError, OSError, ImportError) as error:
+        return f"none: {error}"
+    if not isinstance(detector, YuNetDetector):
+        better = "'faceattr predict --detector yunet' fetches a better one (230 KB)"
+        return f"{detector.name}: bundled with OpenCV; no YuNet model is at hand, {better}"
+    model = os.environ.get(YUNET_ENVIRONMENT)
+    return f"{detector.name}: its model is " + (f"{model}, from {YUNET_ENVIRONMENT}" if model else "in the cache")
+
+
+def _packages() -> Iterator[str]:
+    from ..bench.machine import OPTIONAL, installed
+
+    for name, distributions, extra in OPTIONAL:
+        found = installed(distributions)
+        yield f"{name:12} {found or f'missing: pip install {chr(39)}faceattr_fast[{extra}]{chr(39)}'}"

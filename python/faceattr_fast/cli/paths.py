@@ -1,0 +1,70 @@
+"""From the paths of a command line to picture files: folders are searched, order is fixed, output names are unique."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .usage import UsageError
+
+__all__ = ["SUFFIXES", "Picture", "find_pictures"]
+
+# What counts as a picture inside a folder; a file that is named itself may be called anything.
+SUFFIXES = frozenset(
+    (
+        ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg",
+        ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file, and a relative path that no other picture of the same search has."""
+
+    path: Path
+    name: Path
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Picture]:
+    """Files as they are named, and the pictures in folders and their subfolders, sorted; hidden ones are left out.
+
+    Raises:
+        UsageError: a path is not there, or there is no picture at all.
+    """
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise UsageError(f"no such file or folder: {', '.join(missing)}")
+    found = [
+        (file, file.relative_to(path) if path.is_dir() else Path(path.name))
+        for path in paths
+        for file in (_in_folder(path) if path.is_dir() else [path])
+    ]
+    if not found:
+        raise UsageError(f"no pictures in {', '.join(map(str, paths))}")
+    return list(_with_unique_names(found))
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _with_unique_names(found: Iterable[tuple[Path, Path]]) -> Iterator[Picture]:
+    taken: set[Path] = set()
+    for path, name in found:
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = name.with_name(f"{name.stem}-{count}{name.suffix}")
+        taken.add(unique)
+        yield Picture(path, unique)
