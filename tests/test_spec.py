@@ -173,9 +173,9 @@ def test_other_json_is_an_error(text):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BlockSpec(1, 0, 1), "mid must be a positive integer, got 0"),
-        (lambda: BlockSpec(1, 1, 1, stride=1.5), "stride must be a positive integer, got 1.5"),
-        (lambda: StemSpec(True), "out must be a positive integer"),
+        (lambda: BlockSpec(1, 0, 1), "mid must be an integer from 1 to \\d+, got 0"),
+        (lambda: BlockSpec(1, 1, 1, stride=1.5), "stride must be an integer from 1 to \\d+, got 1.5"),
+        (lambda: StemSpec(True), "out must be an integer from 1"),
         (lambda: PixelSpec(size=30), "multiple of 4"),
         (lambda: PixelSpec(scale=(1.0, 0.0, 1.0)), "must not contain 0"),
         (lambda: PixelSpec(mean=(1.0, float("nan"), 1.0)), "three finite numbers"),
@@ -194,7 +194,7 @@ def test_other_json_is_an_error(text):
         ),
         (lambda: NetworkSpec.paper(heads=(HeadSpec("a", 1, "fc"), HeadSpec("a", 2, "fc"))), "two heads are named 'a'"),
         (lambda: NetworkSpec.paper(heads=(HeadSpec("a", 1, "conv23"),)), "this network has conv0 … conv22"),
-        (lambda: NetworkSpec.paper(identities=0), "identities must be a positive integer"),
+        (lambda: NetworkSpec.paper(identities=0), "identities must be an integer from 1"),
         (lambda: PAPER.head("mood"), "no head named 'mood'"),
     ],
 )

@@ -7,7 +7,6 @@ network in PyTorch. Importing this package loads neither torch nor OpenCV.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from .errors import DeviceError, WeightsError
@@ -37,11 +36,6 @@ __all__ = [
     "similarity",
 ]
 
-try:
-    __version__ = version("faceattr_fast")
-except PackageNotFoundError:  # run from a source tree
-    __version__ = "0+unknown"
-
 _LAZY = {"Face": ".photo", "FaceAnalyzer": ".photo", "align": ".photo", "similarity": ".photo"}
 
 
@@ -49,9 +43,20 @@ def __getattr__(name: str) -> Any:
     """Parts that need an extra are imported when they are first used."""
     if name == "reference":
         return import_module(".reference", __name__)
+    if name == "__version__":
+        return _version()
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("faceattr_fast")
+    except PackageNotFoundError:  # run from a source tree
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

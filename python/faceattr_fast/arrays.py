@@ -26,36 +26,34 @@ def as_pixels(pixels: Any, size: int) -> np.ndarray:
         ValueError: another shape.
         DeviceError: memory of another device.
     """
-    array = _to_numpy(pixels)
+    wanted = f"uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order"
+    array = _to_numpy(pixels, wanted)
     if array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
-        raise TypeError(
-            f"pixels: expected uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order, "
-            f"got {array.dtype!r} {list(array.shape)}"
-        )
+        raise TypeError(f"pixels: expected {wanted}, got {array.dtype!r} {list(array.shape)}")
     expected = (size, size, 3) if array.dtype == np.uint8 else (3, size, size)
     if array.shape == expected:
         raise ValueError(f"pixels: got a single image {list(array.shape)}; add an axis: pixels[None]")
     if array.ndim != 4 or array.shape[1:] != expected:
-        wanted = ", ".join(map(str, expected))
-        raise ValueError(f"pixels: expected {array.dtype} [N, {wanted}], got {list(array.shape)}")
+        sides = ", ".join(map(str, expected))
+        raise ValueError(f"pixels: expected {array.dtype} [N, {sides}], got {list(array.shape)}")
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
-def _to_numpy(pixels: Any) -> np.ndarray:
+def _to_numpy(pixels: Any, wanted: str) -> np.ndarray:
+    if isinstance(pixels, np.ma.MaskedArray):
+        raise TypeError(f"pixels: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(pixels, np.ndarray):
         return pixels
     if hasattr(pixels, "__dlpack_device__"):
-        kind, index = pixels.__dlpack_device__()
-        if kind != _DLPACK_CPU:
-            raise DeviceError(
-                f"pixels: on another device (DLPack device type {int(kind)}, index {index}); this runs on the CPU"
-            )
         if getattr(pixels, "requires_grad", False):
             pixels = pixels.detach()
         try:
-            return np.from_dlpack(pixels)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise TypeError(f"pixels: cannot be read as a numpy array: {error}") from error
+            kind, index = pixels.__dlpack_device__()
+            if kind == _DLPACK_CPU:
+                return np.from_dlpack(pixels)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"pixels: expected {wanted}, got what numpy cannot read: {error}") from error
+        raise DeviceError(f"pixels: on another device (DLPack type {int(kind)}, index {index}); this runs on the CPU")
     if hasattr(pixels, "__cuda_array_interface__"):
         raise DeviceError("pixels: in GPU memory; this runs on the CPU")
     raise TypeError(f"pixels: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from . import _core
@@ -13,8 +11,8 @@ from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
 __all__ = ["compile_plan"]
 
 
-def compile_plan(plan: Plan, threads: int) -> _core.Engine:
-    """Pack ``plan`` for this machine, or for the instruction set that FACEATTR_ISA names.
+def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
+    """Pack ``plan`` for the instruction set ``isa``; empty: for all that this machine has.
 
     Raises:
         DeviceError: the instruction set is unknown or not there.
@@ -42,7 +40,7 @@ def compile_plan(plan: Plan, threads: int) -> _core.Engine:
                 )
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
-    return _core.Engine(core, os.environ.get("FACEATTR_ISA", ""), threads)
+    return _core.Engine(core, isa, threads)
 
 
 def _f32(array: np.ndarray) -> np.ndarray:

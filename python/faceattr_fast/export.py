@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .forward import _check_heads
+from .forward import check_heads
 from .weights import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def export_onnx(
     require_onnx()
     import torch
 
-    outputs = _check_heads(net.spec, heads)
+    outputs = check_heads(net.spec, heads)
     size = net.spec.pixels.size
     # Tracing takes a size of 1 for a constant, so the example of a free batch has two images.
     example = torch.zeros(batch or 2, 3, size, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,17 +61,21 @@ class FastForward:
     ) -> None:
         self._weights = weights
         self._source = _source  # (path, SHA-256) of the file, for pickling
-        self._options: dict[str, Any] = {
-            "device": device, "dtype": dtype, "heads": heads, "threads": threads, "rewrite": rewrite,
-        }  # fmt: skip
         self.spec: NetworkSpec = weights.spec
         self.metadata: Mapping[str, Any] = weights.metadata
         self.device = _check_device(device)
         self.dtype = _check_dtype(dtype)
-        self.heads = _check_heads(self.spec, heads)
+        self.heads = check_heads(self.spec, heads)
         self.threads = thread_count(threads)
-        self._plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
-        self._engine = compile_plan(self._plan, self.threads)
+        if not isinstance(rewrite, bool):
+            raise TypeError(f"rewrite: expected a bool, got {type(rewrite).__name__}")
+        self._options: dict[str, Any] = {
+            "device": device, "dtype": dtype, "heads": self.heads, "threads": threads, "rewrite": rewrite,
+        }  # fmt: skip
+        self._forced_isa = os.environ.get("FACEATTR_ISA", "")
+        plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
+        self._engine = compile_plan(plan, self.threads, self._forced_isa)
+        self._plan = plan.without_weights()  # the engine has them packed
         self.isa: str = self._engine.isa
         self._features: dict[str, tuple[Plan, _core.Engine]] = {}
 
@@ -102,6 +106,8 @@ class FastForward:
             DeviceError: device or instruction set that is not there.
             TypeError, ValueError: any other wrong argument.
         """
+        if not isinstance(path, (str, PathLike)):
+            raise TypeError(f"path: expected a string or path, got {type(path).__name__}")
         data = Path(path).read_bytes()
         source = (os.path.abspath(path), hashlib.sha256(data).hexdigest())
         return cls(
@@ -121,8 +127,10 @@ class FastForward:
         metadata: Mapping[str, Any] | None = None,
     ) -> FastForward:
         """Compile the torch reference as it is now, with its running statistics; options as in :meth:`load`."""
-        from .reference.model import tensors_of
+        from .reference.model import FaceAttrNet, tensors_of
 
+        if not isinstance(net, FaceAttrNet):
+            raise TypeError(f"net: expected a reference.FaceAttrNet, got {type(net).__name__}")
         tensors = {name: np.array(value) for name, value in tensors_of(net).items()}
         check_tensors(net.spec, tensors, "module")
         weights = Weights(net.spec, tensors, dict(metadata or {}))
@@ -182,7 +190,8 @@ class FastForward:
         if cached is None:
             rewrite = self._options["rewrite"]
             plan = build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite)
-            cached = self._features.setdefault(branch, (plan, compile_plan(plan, self.threads)))
+            engine = compile_plan(plan, self.threads, self._forced_isa)
+            cached = self._features.setdefault(branch, (plan.without_weights(), engine))
         return cached
 
     def describe(self) -> Description:
@@ -239,7 +248,7 @@ def _check_device(device: str) -> str:
     if device == "cpu":
         return device
     kind, _, index = device.partition(":")
-    if kind == "cuda" and (not index or index.isdecimal()):
+    if device == "cuda" or (kind == "cuda" and index.isdecimal()):
         raise DeviceError(f"device {device!r} is not available: this build has no CUDA backend; use 'cpu'")
     raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {device!r}")
 
@@ -250,13 +259,15 @@ def _check_dtype(dtype: str | None) -> str:
     raise ValueError(f"dtype: expected None or 'float32' on the CPU, got {dtype!r}")
 
 
-def _check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ...]:
+def check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ...]:
     known = ("embedding", *(head.name for head in spec.heads), *(("identity",) if spec.identities is not None else ()))
     if heads is None:
         return tuple(name for name in known if name != "identity")
-    if isinstance(heads, str):
-        raise TypeError(f"heads: expected a sequence of names, got the string {heads!r}")
+    if isinstance(heads, (str, bytes)) or not isinstance(heads, Iterable):
+        raise TypeError(f"heads: expected a sequence of names, got {type(heads).__name__} {heads!r}")
     heads = tuple(heads)
+    if not all(isinstance(name, str) for name in heads):
+        raise TypeError(f"heads: expected names, got {list(heads)!r}")
     if not heads:
         raise ValueError(f"heads: expected at least one of {', '.join(known)}")
     for name in heads:
@@ -279,7 +290,9 @@ def _output_shapes(plan: Plan, images: int) -> dict[str, tuple[int, ...]]:
 
 def _normalised_nhwc(array: np.ndarray, spec: NetworkSpec) -> np.ndarray:
     if array.dtype == np.float32:
-        return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        result = array.transpose(0, 2, 3, 1).copy()
+        result[~np.isfinite(array).all((1, 2, 3))] = np.nan  # as every other result
+        return result
     mean, scale = np.array(spec.pixels.mean, np.float32), np.array(spec.pixels.scale, np.float32)
     return (array.astype(np.float32) - mean) / scale
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,20 @@ class Plan:
                 return sum(int(weight.size) for _, weight in phase.inputs)
             case ShiftedMeans():
                 return 0
+
+    def without_weights(self) -> Plan:
+        """The same plan for describing: its arrays keep their shapes and nothing else, its hash is the original's."""
+
+        def strip(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                return np.broadcast_to(np.zeros((), value.dtype), value.shape)  # strides 0: one number in all
+            if isinstance(value, tuple):
+                return tuple(strip(item) for item in value)
+            if is_dataclass(value) and not isinstance(value, type):
+                return replace(value, **{f.name: strip(getattr(value, f.name)) for f in fields(value)})
+            return value
+
+        return replace(self, phases=strip(self.phases), _hash=[self.hash()])
 
     def hash(self) -> str:
         """SHA-256 over structure and weights, hex: equal plans compute equal results on equal hardware."""

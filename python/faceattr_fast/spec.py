@@ -31,9 +31,16 @@ ETHNICITY_LABELS = (
 )  # fmt: skip
 
 
-def _positive(owner: str, name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be a positive integer, got {value!r}")
+# Far beyond any real network; they keep a spec from a damaged file from asking for absurd amounts of memory.
+_MAX_CHANNELS = 1 << 20
+_MAX_STRIDE = 1 << 10
+_MAX_SIZE = 1 << 13
+_MAX_PIXEL_MAGNITUDE = 1e30  # of mean and scale; float32 holds it
+
+
+def _count(owner: str, name: str, value: Any, most: int = _MAX_CHANNELS) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"{owner}: {name} must be an integer from 1 to {most}, got {value!r}")
     return value
 
 
@@ -50,13 +57,13 @@ class PixelSpec:
 
     def __post_init__(self) -> None:
         for name in ("mean", "scale"):
-            value = tuple(float(v) for v in getattr(self, name))
-            if len(value) != 3 or not all(abs(v) < float("inf") for v in value):
-                raise ValueError(f"PixelSpec: {name} must be three finite numbers (RGB), got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
-        if 0.0 in self.scale:
+            given = tuple(getattr(self, name))
+            if len(given) != 3 or not all(abs(v) <= _MAX_PIXEL_MAGNITUDE for v in given):
+                raise ValueError(f"PixelSpec: {name} must be three finite numbers (RGB), got {given!r}")
+            object.__setattr__(self, name, tuple(float(v) for v in given))
+        if not all(abs(v) >= 1 / _MAX_PIXEL_MAGNITUDE for v in self.scale):
             raise ValueError(f"PixelSpec: scale must not contain 0, got {self.scale!r}")
-        if _positive("PixelSpec", "size", self.size) % 4:
+        if _count("PixelSpec", "size", self.size, _MAX_SIZE) % 4:
             raise ValueError(f"PixelSpec: size must be a multiple of 4 (stem and pool halve it), got {self.size}")
 
 
@@ -67,7 +74,7 @@ class StemSpec:
     out: int = 32
 
     def __post_init__(self) -> None:
-        _positive("StemSpec", "out", self.out)
+        _count("StemSpec", "out", self.out)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,9 @@ class BlockSpec:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("in_", "mid", "out", "stride"):
-            _positive("BlockSpec", name, getattr(self, name))
+        for name in ("in_", "mid", "out"):
+            _count("BlockSpec", name, getattr(self, name))
+        _count("BlockSpec", "stride", self.stride, _MAX_STRIDE)
 
     @property
     def projects(self) -> bool:
@@ -117,7 +125,7 @@ class HeadSpec:
         if self.name in _RESERVED_HEAD_NAMES:
             raise ValueError(f"HeadSpec: name {self.name!r} is reserved")
         owner = f"HeadSpec {self.name!r}"
-        _positive(owner, "classes", self.classes)
+        _count(owner, "classes", self.classes)
         if self.kind not in ("softmax", "sigmoid"):
             raise ValueError(f"{owner}: kind must be 'softmax' or 'sigmoid', got {self.kind!r}")
         object.__setattr__(self, "branch", canonical_branch(self.branch))
@@ -193,9 +201,9 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
         object.__setattr__(self, "heads", tuple(self.heads))
-        _positive("NetworkSpec", "embedding", self.embedding)
+        _count("NetworkSpec", "embedding", self.embedding)
         if self.identities is not None:
-            _positive("NetworkSpec", "identities", self.identities)
+            _count("NetworkSpec", "identities", self.identities)
         channels = self.stem.out
         for i, block in enumerate(self.blocks, start=1):
             if block.in_ != channels:
@@ -287,7 +295,7 @@ class NetworkSpec:
                 identities=plain["identities"],
                 pixels=PixelSpec(**plain["pixels"]),
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a NetworkSpec: {error!r}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
@@ -15,8 +16,9 @@ _CGROUP_V1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/
 def thread_count(threads: int | None) -> int:
     """``threads``, or FACEATTR_NUM_THREADS, or the CPUs that this process may use (affinity and cgroup quota)."""
     if threads is not None:
-        if not isinstance(threads, int) or isinstance(threads, bool):
+        if isinstance(threads, bool) or not hasattr(threads, "__index__"):
             raise TypeError(f"threads must be an integer or None, got {type(threads).__name__}")
+        threads = operator.index(threads)
         if not 1 <= threads <= _LIMIT:
             raise ValueError(f"threads must be between 1 and {_LIMIT}, got {threads}")
         return threads

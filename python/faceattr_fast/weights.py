@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from os import PathLike
@@ -21,7 +20,7 @@ from safetensors.numpy import save as serialize
 from .errors import WeightsError
 from .spec import NetworkSpec
 
-__all__ = ["Weights", "check_tensors", "parse_weights", "read_weights", "shipped_weights", "write_weights"]
+__all__ = ["Weights", "check_tensors", "parse_weights", "read_spec", "read_weights", "shipped_weights", "write_weights"]
 
 METADATA_KEY = "faceattr"
 FORMAT_VERSION = 1
@@ -53,6 +52,25 @@ def read_weights(path: str | PathLike[str]) -> Weights:
 
 def parse_weights(data: bytes, origin: str) -> Weights:
     """The same from the bytes of a file; ``origin`` names it in messages."""
+    spec, metadata = _parse_metadata(data, origin)
+    try:
+        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    except Exception as error:  # safetensors has one exception type for every kind of damage
+        raise WeightsError(f"{origin}: damaged safetensors file: {error}") from error
+    tensors = {name: _widen(name, entry, origin) for name, entry in entries}
+    check_tensors(spec, tensors, origin)
+    return Weights(spec, tensors, metadata)
+
+
+def read_spec(path: str | PathLike[str]) -> NetworkSpec:
+    """The network of a weights file; its tensors are neither read nor checked. Errors as in :func:`read_weights`."""
+    with open(path, "rb") as file:
+        length = file.read(8)
+        size = min(int.from_bytes(length, "little"), os.fstat(file.fileno()).st_size)
+        return _parse_metadata(length + file.read(size), str(path))[0]
+
+
+def _parse_metadata(data: bytes, origin: str) -> tuple[NetworkSpec, dict[str, Any]]:
     metadata = _metadata(data, origin)
     try:
         spec = NetworkSpec.from_json(json.dumps(metadata.pop("spec")))
@@ -63,13 +81,7 @@ def parse_weights(data: bytes, origin: str) -> Weights:
     version = metadata.pop("format", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise WeightsError(f"{origin}: format version {version!r}, this release reads {FORMAT_VERSION}")
-    try:
-        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except Exception as error:  # safetensors has one exception type for every kind of damage
-        raise WeightsError(f"{origin}: damaged safetensors file: {error}") from error
-    tensors = {name: _widen(name, entry, origin) for name, entry in entries}
-    check_tensors(spec, tensors, origin)
-    return Weights(spec, tensors, metadata)
+    return spec, metadata
 
 
 def _metadata(data: bytes, origin: str) -> dict[str, Any]:
@@ -80,7 +92,7 @@ def _metadata(data: bytes, origin: str) -> dict[str, Any]:
         header = json.loads(data[8 : 8 + length])
         entry = header.get("__metadata__", {}).get(METADATA_KEY)
         metadata = None if entry is None else json.loads(entry)
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{origin}: damaged safetensors header: {error}") from error
     if not isinstance(metadata, dict):
         raise WeightsError(f"{origin}: not a faceattr weights file: no {METADATA_KEY!r} object in its metadata")
@@ -138,21 +150,22 @@ def write_weights(path: str | PathLike[str], weights: Weights, dtype: str = "flo
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     check_tensors(weights.spec, weights.tensors, str(path))
     with np.errstate(over="ignore"):
         stored = {name: np.ascontiguousarray(value, dtype) for name, value in weights.tensors.items()}
     for name, value in stored.items():
         if not np.isfinite(value).all():
             raise ValueError(f"tensor {name!r} has values beyond the range of {dtype}")
-    entry = {"format": FORMAT_VERSION, "spec": json.loads(weights.spec.to_json()), **weights.metadata}
+    entry = {**weights.metadata, "format": FORMAT_VERSION, "spec": json.loads(weights.spec.to_json())}
     data = serialize(stored, metadata={METADATA_KEY: json.dumps(entry)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; weights are meant to be read
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -117,11 +117,11 @@ class FaceAnalyzer:
             WeightsError, DeviceError, DetectorError, FileNotFoundError: a part is damaged or not there.
         """
         from ..forward import FastForward
-        from ..weights import read_weights, shipped_weights
+        from ..weights import read_spec, shipped_weights
 
         path = shipped_weights() if weights is None else weights
         if heads is None and not sensitive:
-            heads = ["embedding", *(h.name for h in read_weights(path).spec.heads if h.name not in SENSITIVE_HEADS)]
+            heads = ["embedding", *(h.name for h in read_spec(path).heads if h.name not in SENSITIVE_HEADS)]
         elif heads is not None and not sensitive and not set(heads).isdisjoint(SENSITIVE_HEADS):
             raise ValueError(f"heads {list(heads)} hold {' or '.join(SENSITIVE_HEADS)}, which need sensitive=True")
         found = find_detector(detector, detector_model)
