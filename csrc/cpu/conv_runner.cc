@@ -96,13 +96,17 @@ void ConvRunner::clear_border(float* arena, const Team& team) const {
   }
 }
 
-void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
-  clear_border(memory.arena, team);
+SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {
   SegmentedConvArgs args = args_;
   args.base = memory.arena;
   args.dst = memory.arena + dst_.interior();
   if (has_residual_) args.residual = memory.arena + residual_.interior();
+  return args;
+}
 
+void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
+  clear_border(memory.arena, team);
+  const SegmentedConvArgs args = bind(memory);
   const std::int64_t pixels = static_cast<std::int64_t>(shape_.height) * shape_.width;
   std::int64_t blocks = blocks_;
   if (team.size > 1) {
@@ -115,6 +119,13 @@ void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
     const std::int64_t block = panel_outer_ ? item % blocks : item / panels_;
     kernel_->run(args, static_cast<int>(pixels * block / blocks), static_cast<int>(pixels * (block + 1) / blocks),
                  static_cast<int>(panel));
+  }
+}
+
+void ConvRunner::run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const {
+  const SegmentedConvArgs args = bind(memory);
+  for (int panel = panel_begin; panel < panel_end; ++panel) {
+    kernel_->run(args, row_begin * shape_.width, row_end * shape_.width, panel);
   }
 }
 

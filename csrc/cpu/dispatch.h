@@ -8,6 +8,7 @@
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
+#include "cpu/kernels/winograd/winograd.h"
 
 namespace faceattr::cpu {
 
@@ -23,6 +24,7 @@ struct KernelLists {
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
   std::vector<Candidate<LinearKernel>> Linear;
   std::vector<Candidate<StemKernel>> Stem;
+  std::vector<Candidate<WinogradKernel>> Winograd;
 };
 const KernelLists& kernel_lists();
 

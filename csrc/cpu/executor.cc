@@ -48,6 +48,9 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
       scratch_floats_ = std::max(scratch_floats_, std::get<StemRunner>(runners_.back()).scratch_floats());
     } else if (const auto* p = std::get_if<SegmentedConvPhase>(&phase)) {
       runners_.emplace_back(std::in_place_type<ConvRunner>, *p, layout);
+    } else if (const auto* p = std::get_if<WinogradConvPhase>(&phase)) {
+      runners_.emplace_back(std::in_place_type<WinogradRunner>, *p, layout, memory_.workspaces[runners_.size()]);
+      scratch_floats_ = std::max(scratch_floats_, std::get<WinogradRunner>(runners_.back()).scratch_floats());
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
       runners_.emplace_back(std::in_place_type<MeansRunner>, *p, layout);
     } else {
@@ -62,6 +65,7 @@ std::size_t Executor::packed_floats() const {
   for (const Runner& runner : runners_) {
     if (const auto* stem = std::get_if<StemRunner>(&runner)) floats += stem->packed_floats();
     if (const auto* conv = std::get_if<ConvRunner>(&runner)) floats += conv->packed_floats();
+    if (const auto* winograd = std::get_if<WinogradRunner>(&runner)) floats += winograd->packed_floats();
     if (const auto* linear = std::get_if<LinearRunner>(&runner)) floats += linear->packed_floats();
   }
   return floats;
@@ -89,6 +93,8 @@ bool Executor::run_image(const Pixels& pixels, std::int64_t image, const ImageMe
       finite &= stem->run(pixels, image, memory, team);
     } else if (const auto* conv = std::get_if<ConvRunner>(&runners_[p])) {
       conv->run(memory, team);
+    } else if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[p])) {
+      winograd->run(memory, team);
     } else if (const auto* means = std::get_if<MeansRunner>(&runners_[p])) {
       means->run(memory, team);
     } else {

@@ -44,7 +44,7 @@ class Executor {
   void fill_nan(std::int64_t image, float* const* outputs) const;
 
  private:
-  using Runner = std::variant<StemRunner, ConvRunner, MeansRunner, LinearRunner>;
+  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, MeansRunner, LinearRunner>;
 
   void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
 

@@ -60,12 +60,15 @@ class ConvRunner {
  public:
   ConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
   void run(const ImageMemory& memory, const Team& team) const;
+  // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
+  void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
+  void clear_border(float* arena, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:
+  SegmentedConvArgs bind(const ImageMemory& memory) const;
   void choose_blocking(const SegmentedConvPhase& phase, const Layout& layout);
-  void clear_border(float* arena, const Team& team) const;
 
   const SegmentedConvKernel* kernel_;
   AlignedBuffer weights_, bias_;
@@ -78,6 +81,43 @@ class ConvRunner {
   int panels_;
   bool panel_outer_ = true;  // all positions of a panel, then the next panel; else all panels of a block of positions
   int blocks_ = 1;           // of positions
+};
+
+// A convolution whose stride-1 3x3 segments go by way of Winograd's transform; see kernels/winograd.
+class WinogradRunner {
+ public:
+  // `workspace`: offset of workspace_floats() in the arena.
+  WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
+  void run(const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return winograd_->name; }
+  std::size_t scratch_floats() const;
+  std::size_t packed_floats() const { return weights_.size() + bias_.size() + direct_.packed_floats(); }
+
+ private:
+  struct Source {
+    std::int64_t offset, row_pitch, pixel_pitch;
+    int channels;
+  };
+
+  void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile, float* transformed,
+                       std::int64_t pitch) const;
+  void run_group(const ImageMemory& memory, int group, int row_begin, int row_end, const float* transformed,
+                 std::int64_t pitch, float* products) const;
+
+  const SegmentedConvKernel* gemm_;
+  const WinogradKernel* winograd_;
+  ConvRunner direct_;  // the other segments, bias and shortcut; what it writes is added
+  bool has_direct_;
+  AlignedBuffer weights_, bias_;
+  std::vector<Source> sources_;
+  TensorShape shape_;
+  MapPlacement dst_, residual_;
+  bool has_residual_, relu_;
+  std::size_t workspace_;
+  int channels_;         // of all sources
+  int rows_, columns_;   // of tiles
+  int panels_, groups_;  // of output channels; a group is kGroupPanels panels
+  bool whole_map_;       // the transformed input of the whole map is kept in the arena, else strip by strip
 };
 
 class MeansRunner {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace faceattr {
 namespace {
@@ -17,16 +18,54 @@ void extend(Life& life, int phase) {
   life.last = std::max(life.last, phase);
 }
 
+std::size_t align(std::size_t floats) { return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
+
 std::size_t padded_floats(const TensorShape& shape, int border) {
-  const std::size_t floats =
-      static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border) * shape.channels;
-  return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+  return align(static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border) * shape.channels);
+}
+
+// A piece of the arena: a map, or what one phase works in.
+struct Block {
+  std::size_t floats;
+  Life life;
+  std::size_t* offset;  // result
+};
+
+// Greedy by size: the largest first, each at the lowest offset that no overlapping life occupies. Returns the arena's
+// size.
+std::size_t place(std::vector<Block> blocks) {
+  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.floats > b.floats; });
+  std::size_t arena = 0;
+  std::vector<const Block*> placed;  // by offset
+  for (const Block& block : blocks) {
+    std::size_t offset = 0;
+    for (const Block* other : placed) {
+      const bool overlap = block.life.first <= other->life.last && other->life.first <= block.life.last;
+      if (!overlap) continue;
+      if (offset + block.floats <= *other->offset) break;
+      offset = std::max(offset, *other->offset + other->floats);
+    }
+    *block.offset = offset;
+    arena = std::max(arena, offset + block.floats);
+    const auto later = [](const Block* a, const Block* b) { return *a->offset < *b->offset; };
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), &block, later), &block);
+  }
+  return arena;
+}
+
+// What a direct and a Winograd convolution have in common; null for other phases.
+const SegmentedConvPhase* convolution(const Phase& phase) {
+  if (const auto* winograd = std::get_if<WinogradConvPhase>(&phase)) return &winograd->direct;
+  return std::get_if<SegmentedConvPhase>(&phase);
 }
 
 // Visits every (tensor, kernel) that a phase reads.
 template <class Visit>
 void for_each_read(const Phase& phase, const Visit& visit) {
-  if (const auto* conv = std::get_if<SegmentedConvPhase>(&phase)) {
+  if (const auto* winograd = std::get_if<WinogradConvPhase>(&phase)) {
+    for (const Segment& s : winograd->segments) visit(s.src, s.kernel);
+  }
+  if (const SegmentedConvPhase* conv = convolution(phase)) {
     for (const Segment& s : conv->segments) visit(s.src, s.kernel);
     if (conv->residual >= 0) visit(conv->residual, 1);
   } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&phase)) {
@@ -42,7 +81,7 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds) {
   result.maps.resize(count);
   std::vector<Life> lives(count);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
-    std::visit([&](const auto& phase) { extend(lives[phase.dst], p); }, plan.phases[p]);
+    std::visit([&](const auto& phase) { extend(lives[destination(phase)], p); }, plan.phases[p]);
     for_each_read(plan.phases[p], [&](int tensor, int kernel) {
       extend(lives[tensor], p);
       if (kernel == 3) result.maps[tensor].border = 1;
@@ -54,43 +93,31 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds) {
   std::vector<int> root(count);
   std::iota(root.begin(), root.end(), 0);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
-    const auto* conv = std::get_if<SegmentedConvPhase>(&plan.phases[p]);
+    const SegmentedConvPhase* conv = convolution(plan.phases[p]);
     if (conv == nullptr || conv->residual < 0 || lives[conv->residual].last != p) continue;
-    bool also_convolved = false;
-    for (const Segment& s : conv->segments) also_convolved |= s.src == conv->residual;
-    if (also_convolved || result.maps[conv->residual].border != result.maps[conv->dst].border) continue;
+    int reads = 0;
+    for_each_read(plan.phases[p], [&](int tensor, int) { reads += tensor == conv->residual; });
+    if (reads > 1 || result.maps[conv->residual].border != result.maps[conv->dst].border) continue;
     root[conv->dst] = root[conv->residual];
     Life& life = lives[root[conv->dst]];
     life.last = std::max(life.last, lives[conv->dst].last);
   }
 
-  // Greedy by size: the largest first, each at the lowest offset that no overlapping life occupies.
-  std::vector<int> order;
+  std::vector<Block> blocks;
   for (int t = 0; t < count; ++t) {
     const TensorShape& shape = plan.tensors[t];
     MapPlacement& map = result.maps[t];
     map.pixel_pitch = shape.channels;
     map.row_pitch = static_cast<std::int64_t>(shape.width + 2 * map.border) * shape.channels;
-    if (kinds[t] == TensorKind::kMap && root[t] == t) order.push_back(t);
+    if (kinds[t] != TensorKind::kMap || root[t] != t) continue;
+    blocks.push_back({padded_floats(shape, map.border), lives[t], &map.offset});
   }
-  const auto size_of = [&](int t) { return padded_floats(plan.tensors[t], result.maps[t].border); };
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return size_of(a) > size_of(b); });
-  std::vector<int> placed;  // by offset
-  for (int t : order) {
-    std::size_t offset = 0;
-    for (int other : placed) {
-      const bool overlap = lives[t].first <= lives[other].last && lives[other].first <= lives[t].last;
-      if (!overlap) continue;
-      const std::size_t begin = result.maps[other].offset, end = begin + size_of(other);
-      if (offset + size_of(t) <= begin) break;
-      offset = std::max(offset, end);
-    }
-    result.maps[t].offset = offset;
-    result.arena_floats = std::max(result.arena_floats, offset + size_of(t));
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), t,
-                                   [&](int a, int b) { return result.maps[a].offset < result.maps[b].offset; }),
-                  t);
+  result.workspaces.resize(plan.phases.size());
+  for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
+    const std::size_t floats = align(workspace_floats(plan, plan.phases[p]));
+    if (floats > 0) blocks.push_back({floats, {p, p}, &result.workspaces[p]});
   }
+  result.arena_floats = place(std::move(blocks));
   for (int t = 0; t < count; ++t) result.maps[t].offset = result.maps[root[t]].offset;
   return result;
 }

@@ -21,9 +21,13 @@ struct MapPlacement {
 };
 
 struct MemoryPlan {
-  std::vector<MapPlacement> maps;  // by tensor; meaningless for vectors
+  std::vector<MapPlacement> maps;       // by tensor; meaningless for vectors
+  std::vector<std::size_t> workspaces;  // by phase: offset of the memory that only this phase uses
   std::size_t arena_floats = 0;
 };
+
+// Floats that a phase needs besides its tensors: the transformed input of a Winograd convolution of a small map.
+std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 
 // A block's output takes the place of its input (`residual`) where nothing reads the input later: each element is read
 // just before it is written, by the same thread.

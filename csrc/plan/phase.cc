@@ -74,25 +74,42 @@ class Checker {
     check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
   }
 
-  void visit(const SegmentedConvPhase& phase) {
+  std::size_t visit(const Segment& s, const TensorShape& dst) const {
+    const TensorShape& src = read(s.src, TensorKind::kMap);
+    require(s.kernel == 1 || s.kernel == 3, "kernel must be 1 or 3");
+    require(s.stride >= 1, "stride must be positive");
+    require(in_range(s.start, s.count, src.channels), "segment channels out of range");
+    require(strided(src.height, s.stride) == dst.height && strided(src.width, s.stride) == dst.width,
+            "source, stride and destination sizes do not fit");
+    return static_cast<std::size_t>(s.kernel) * s.kernel * s.count;
+  }
+
+  void visit(const SegmentedConvPhase& phase, bool may_be_empty = false) {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
-    require(!phase.segments.empty(), "a convolution needs a segment");
-    for (const Segment& s : phase.segments) {
-      const TensorShape& src = read(s.src, TensorKind::kMap);
-      require(s.kernel == 1 || s.kernel == 3, "kernel must be 1 or 3");
-      require(s.stride >= 1, "stride must be positive");
-      require(in_range(s.start, s.count, src.channels), "segment channels out of range");
-      require(strided(src.height, s.stride) == dst.height && strided(src.width, s.stride) == dst.width,
-              "source, stride and destination sizes do not fit");
-      k += static_cast<std::size_t>(s.kernel) * s.kernel * s.count;
-    }
+    require(may_be_empty || !phase.segments.empty(), "a convolution needs a segment");
+    for (const Segment& s : phase.segments) k += visit(s, dst);
     if (phase.residual >= 0) {
       const TensorShape& r = read(phase.residual, TensorKind::kMap);
       require(r.height == dst.height && r.width == dst.width && r.channels == dst.channels, "residual shape differs");
     }
     write(phase.dst, TensorKind::kMap);
     check_weights(phase.weight, phase.bias, dst.channels, k);
+  }
+
+  void visit(const WinogradConvPhase& phase) {
+    std::size_t k = 0;
+    const TensorShape& dst = shape(phase.direct.dst);
+    require(!phase.segments.empty(), "a Winograd convolution needs a segment");
+    for (const Segment& s : phase.segments) {
+      require(s.kernel == 3 && s.stride == 1, "a Winograd segment must be 3x3 at stride 1");
+      k += visit(s, dst) / 9;
+    }
+    if (phase.weight.size() != 36 * k * dst.channels) {
+      fail("expected " + std::to_string(36 * k * dst.channels) + " transformed weights, got " +
+           std::to_string(phase.weight.size()));
+    }
+    visit(phase.direct, true);
   }
 
   void visit(const ShiftedMeansPhase& phase) {

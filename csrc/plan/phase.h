@@ -34,6 +34,15 @@ struct SegmentedConvPhase {
   int residual = -1;  // a tensor of dst's shape, or -1
 };
 
+// The same with some stride-1 3x3 segments by Winograd's F(4x4, 3x3): their weights come transformed, [36
+// points][oc][K] with K = the segments' channels one after the other. `direct` says everything else; its segments may
+// be none.
+struct WinogradConvPhase {
+  SegmentedConvPhase direct;
+  std::vector<Segment> segments;
+  std::vector<float> weight;
+};
+
 // dst[(ky * kernel + kx) * count + c] = mean over output positions of src at tap (ky, kx), zero outside.
 struct ShiftedMeansPhase {
   int dst = 0, src = 0, kernel = 1, stride = 1, start = 0, count = 0;
@@ -51,7 +60,13 @@ struct LinearHeadPhase {
   std::vector<float> weight, bias;
 };
 
-using Phase = std::variant<StemPhase, SegmentedConvPhase, ShiftedMeansPhase, LinearHeadPhase>;
+using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, ShiftedMeansPhase, LinearHeadPhase>;
+
+inline int destination(const StemPhase& phase) { return phase.dst; }
+inline int destination(const SegmentedConvPhase& phase) { return phase.dst; }
+inline int destination(const WinogradConvPhase& phase) { return phase.direct.dst; }
+inline int destination(const ShiftedMeansPhase& phase) { return phase.dst; }
+inline int destination(const LinearHeadPhase& phase) { return phase.dst; }
 
 struct Output {
   int tensor = 0, start = 0, count = 0;

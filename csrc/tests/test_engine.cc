@@ -53,6 +53,15 @@ bool same_bits(const Arrays& a, const Arrays& b) {
   return a.size() == b.size();
 }
 
+double relative_error(const std::vector<float>& got, const std::vector<float>& expected) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    error += std::pow(static_cast<double>(got[i]) - expected[i], 2);
+    norm += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return norm > 0 ? std::sqrt(error / norm) : std::numeric_limits<double>::infinity();
+}
+
 std::vector<std::string> levels() {
   std::vector<std::string> names;
   for (const cpu::IsaLevel& level : cpu::isa_levels()) {
@@ -91,12 +100,26 @@ FA_TEST(instruction_sets_agree) {
   for (const std::string& isa : levels()) {
     const Arrays got = run(Engine(test::small_plan(24), isa, 1), batch);
     for (std::size_t o = 0; o < got.size(); ++o) {
-      double error = 0, norm = 0;
-      for (std::size_t i = 0; i < got[o].size(); ++i) {
-        error += std::pow(static_cast<double>(got[o][i]) - scalar[o][i], 2);
-        norm += std::pow(static_cast<double>(scalar[o][i]), 2);
+      FA_CHECK_MESSAGE(relative_error(got[o], scalar[o]) < 2e-6, isa);
+    }
+  }
+}
+
+FA_TEST(winograd_agrees_with_direct) {
+  for (const std::string& isa : levels()) {
+    for (int width : {5, 16, 72}) {
+      Batch batch(3);
+      batch.u8.resize(batch.images * 120 * 120 * 3);
+      for (std::size_t i = 0; i < batch.u8.size(); ++i)
+        batch.u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
+      const Arrays direct = run(Engine(test::winograd_plan(width, false), isa, 1), batch);
+      const Arrays winograd = run(Engine(test::winograd_plan(width, true), isa, 1), batch);
+      for (int threads : {2, 3, 5}) {
+        FA_CHECK_MESSAGE(same_bits(run(Engine(test::winograd_plan(width, true), isa, threads), batch), winograd), isa);
       }
-      FA_CHECK_MESSAGE(norm > 0 && std::sqrt(error / norm) < 2e-6, isa);
+      for (std::size_t o = 0; o < direct.size(); ++o) {
+        FA_CHECK_MESSAGE(relative_error(winograd[o], direct[o]) < 3e-6, isa + ", output " + std::to_string(o));
+      }
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -14,6 +15,7 @@
 #include "cpu/pack.h"
 #include "cpu/simd/portable.h"
 #include "plans.h"
+#include "winograd_reference.h"
 
 using namespace faceattr;
 using namespace faceattr::cpu;
@@ -306,6 +308,72 @@ FA_TEST(stem_rows_and_pool) {
         }
       }
       FA_CHECK(dst.back() == kCanary);
+    }
+  }
+}
+
+FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
+  for (const WinogradKernel* kernel : runnable(kernel_lists().Winograd)) {
+    for (int channels : {1, 7, 8, 16, 21}) {
+      const int side = 6, pitch = channels + 2, points = kWinogradPoints, step = channels + 5;
+      const std::vector<float> src = values(static_cast<std::size_t>(side) * side * pitch, 31, true);
+      for (const auto& [rows, columns] : {std::pair{6, 6}, {6, 3}, {4, 6}, {5, 5}}) {
+        std::vector<float> dst(static_cast<std::size_t>(points) * step, kCanary);
+        WinogradInputArgs args;
+        args.src = src.data();
+        args.pixel_pitch = pitch;
+        args.row_pitch = side * pitch;
+        args.rows = rows;
+        args.columns = columns;
+        args.channels = channels;
+        args.dst = dst.data();
+        args.point_pitch = step;
+        kernel->input(args);
+        for (int c = 0; c < channels; ++c) {
+          std::vector<double> tile(points, 0.0);
+          for (int y = 0; y < rows; ++y) {
+            for (int x = 0; x < columns; ++x) tile[y * side + x] = src[(y * side + x) * pitch + c];
+          }
+          const std::vector<double> expected = test::sandwich(test::kBt, tile);
+          for (int p = 0; p < points; ++p) FA_CHECK_MESSAGE(dst[p * step + c] == expected[p], kernel->name);
+        }
+        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == points * (step - channels));
+      }
+      const std::vector<float> products = values(static_cast<std::size_t>(points) * step, 32, true);
+      const std::vector<float> bias = values(channels, 33, true), added = values(16 * channels, 34, true);
+      for (const auto& [rows, columns] : {std::pair{4, 4}, {4, 2}, {1, 4}, {3, 3}}) {
+        for (int mode = 0; mode < 4; ++mode) {
+          std::vector<float> dst(static_cast<std::size_t>(16) * pitch, kCanary);
+          WinogradOutputArgs args;
+          args.src = products.data();
+          args.point_pitch = step;
+          args.channels = channels;
+          args.bias = bias.data();
+          args.residual = mode & 1 ? added.data() : nullptr;
+          args.residual_pixel_pitch = channels;
+          args.residual_row_pitch = 4 * channels;
+          args.relu = (mode & 2) != 0;
+          args.dst = dst.data();
+          args.dst_pixel_pitch = pitch;
+          args.dst_row_pitch = 4 * pitch;
+          args.rows = rows;
+          args.columns = columns;
+          kernel->output(args);
+          for (int c = 0; c < channels; ++c) {
+            std::vector<double> tile(points);
+            for (int p = 0; p < points; ++p) tile[p] = products[p * step + c];
+            const std::vector<double> expected = test::sandwich(test::kAt, tile);
+            for (int y = 0; y < rows; ++y) {
+              for (int x = 0; x < columns; ++x) {
+                double value = expected[y * 4 + x] + bias[c] + (mode & 1 ? added[(y * 4 + x) * channels + c] : 0.0f);
+                if (mode & 2) value = std::max(value, 0.0);
+                FA_CHECK_MESSAGE(dst[(y * 4 + x) * pitch + c] == value, kernel->name);
+              }
+            }
+          }
+          FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == 16 * pitch - rows * columns * channels);
+        }
+      }
     }
   }
 }

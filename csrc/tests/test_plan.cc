@@ -92,6 +92,21 @@ FA_TEST(live_maps_never_share_memory) {
   }
 }
 
+FA_TEST(flaws_of_a_winograd_convolution_are_found) {
+  const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
+      [](WinogradConvPhase& p) { p.weight.pop_back(); },       [](WinogradConvPhase& p) { p.segments.clear(); },
+      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; },  [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
+      [](WinogradConvPhase& p) { p.segments[0].count += 99; }, [](WinogradConvPhase& p) { p.direct.bias.clear(); },
+      [](WinogradConvPhase& p) { p.direct.residual = 1; },
+  };
+  FA_CHECK(check(test::winograd_plan(6, true)).size() == 8);
+  for (std::size_t i = 0; i < flaws.size(); ++i) {
+    Plan plan = test::winograd_plan(6, true);
+    flaws[i](std::get<WinogradConvPhase>(plan.phases[2]));
+    FA_CHECK_THROWS(std::invalid_argument, check(plan));
+  }
+}
+
 FA_TEST(an_input_that_is_read_later_is_not_replaced) {
   Plan plan = test::small_plan(8);
   std::get<SegmentedConvPhase>(plan.phases[3]).segments[0].src = 0;

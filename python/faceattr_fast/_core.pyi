@@ -35,6 +35,19 @@ class Plan:
     ) -> None:
         """segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel."""
 
+    def winograd_conv(
+        self,
+        dst: int,
+        segments: Sequence[tuple[int, int, int]],
+        weight: _Floats,
+        direct_segments: Sequence[tuple[int, int, int, int, int]],
+        direct_weight: _Floats,
+        bias: _Floats,
+        relu: bool,
+        residual: int,
+    ) -> None:
+        """Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed."""
+
     def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
         """inputs: (vector, first channels of it that are read)."""

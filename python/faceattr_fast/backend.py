@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core
+from .algorithms import transform_weight
 from .errors import WeightsError
 from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
 
@@ -26,11 +27,19 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
             case Stem():
                 core.stem(dst, _f32(phase.weight.transpose(0, 2, 3, 1)), _f32(phase.bias))
             case SegmentedConv():
-                rows = [s.weight.transpose(0, 2, 3, 1).reshape(len(s.weight), -1) for s in phase.segments]
-                segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in phase.segments]
-                bias = np.zeros(len(rows[0])) if phase.bias is None else phase.bias
+                transformed, direct = phase.split()
+                channels = plan.tensors[phase.dst].channels
+                rows = [s.weight.transpose(0, 2, 3, 1).reshape(channels, -1) for s in direct]
+                weight = _f32(np.concatenate([np.empty((channels, 0)), *rows], axis=1))
+                segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
+                bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
-                core.segmented_conv(dst, segments, _f32(np.concatenate(rows, axis=1)), _f32(bias), phase.relu, residual)
+                if transformed:
+                    points = _f32(np.concatenate([transform_weight(s.weight) for s in transformed], axis=2))
+                    sources = [(index[s.src], s.start, s.count) for s in transformed]
+                    core.winograd_conv(dst, sources, points, segments, weight, bias, phase.relu, residual)
+                else:
+                    core.segmented_conv(dst, segments, weight, bias, phase.relu, residual)
             case ShiftedMeans():
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():

@@ -12,7 +12,7 @@ __all__ = ["Description", "PhaseDescription"]
 
 @dataclass(frozen=True)
 class PhaseDescription:
-    """One phase: what it reads and writes, its kernel, multiply-adds executed and seconds, both per image."""
+    """One phase: what it reads and writes, its kernel; multiply-adds, products left of them and seconds, per image."""
 
     name: str
     kind: str
@@ -20,6 +20,7 @@ class PhaseDescription:
     shape: tuple[int, int, int]
     kernel: str
     multiply_adds: int
+    products: int
     seconds: float | None = None
 
 
@@ -35,6 +36,7 @@ class Description:
     hash: str
     multiply_adds_as_given: int
     multiply_adds: int
+    products: int
     weight_bytes: int
     arena_bytes: int
     phases: tuple[PhaseDescription, ...]
@@ -55,27 +57,28 @@ class Description:
 
     def __str__(self) -> str:
         timed = self.seconds is not None
-        executed = self.multiply_adds / 1e6
         form = "rewritten (exact)" if self.rewritten else "as given"
         lines = [
             f"{self.device} {self.dtype}, {self.isa}, {self.threads} threads; {form}, plan {self.hash[:12]}",
-            f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, {executed:.1f} M executed",
+            f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, "
+            f"{self.multiply_adds / 1e6:.1f} M in this plan, {self.products / 1e6:.1f} M products executed",
             f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
             "",
         ]
-        header = f"{'phase':22} {'output':>13} {'MMAC':>8}  {'kernel':34}"
-        lines.append(header + (f" {'us':>9} {'GMAC/s':>8}" if timed else "") + "  reads")
+        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}"
+        lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:
             shape = "x".join(map(str, phase.shape))
-            row = f"{phase.name:22} {shape:>13} {phase.multiply_adds / 1e6:8.2f}  {phase.kernel:34}"
+            row = f"{phase.name:24} {shape:>10} {phase.multiply_adds / 1e6:7.2f} {phase.products / 1e6:8.2f}"
+            row += f"  {phase.kernel:29}"
             if timed:
                 seconds = phase.seconds or 0.0
-                rate = phase.multiply_adds / seconds / 1e9 if seconds > 0 else 0.0
-                row += f" {seconds * 1e6:9.1f} {rate:8.1f}"
+                rate = phase.products / seconds / 1e9 if seconds > 0 else 0.0
+                row += f" {seconds * 1e6:7.1f} {rate:5.1f}"
             lines.append(f"{row}  {phase.reads}")
         if timed:
-            total = self.seconds or 0.0
-            lines.append(f"{'total':22} {'':>13} {self.multiply_adds / 1e6:8.2f}  {'':34} {total * 1e6:9.1f}")
+            total = f"{'total':24} {'':>10} {self.multiply_adds / 1e6:7.2f} {self.products / 1e6:8.2f}"
+            lines.append(f"{total}  {'':29} {(self.seconds or 0.0) * 1e6:7.1f}")
         return "\n".join(lines)
 
 
@@ -92,6 +95,7 @@ def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None 
                 shape=(shape.height, shape.width, shape.channels),
                 kernel=kernel,
                 multiply_adds=plan.phase_multiply_adds(phase),
+                products=plan.phase_products(phase),
                 seconds=None if seconds is None else seconds[i],
             )
         )

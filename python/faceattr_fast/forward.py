@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
+from .algorithms import choose_algorithms, forced_algorithm
 from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
@@ -73,9 +74,9 @@ class FastForward:
             "device": device, "dtype": dtype, "heads": self.heads, "threads": threads, "rewrite": rewrite,
         }  # fmt: skip
         self._forced_isa = os.environ.get("FACEATTR_ISA", "")
+        self._forced_algorithm = forced_algorithm()
         plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
-        self._engine = compile_plan(plan, self.threads, self._forced_isa)
-        self._plan = plan.without_weights()  # the engine has them packed
+        self._plan, self._engine = self._compile(plan)
         self.isa: str = self._engine.isa
         self._features: dict[str, tuple[Plan, _core.Engine]] = {}
 
@@ -190,9 +191,13 @@ class FastForward:
         if cached is None:
             rewrite = self._options["rewrite"]
             plan = build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite)
-            engine = compile_plan(plan, self.threads, self._forced_isa)
-            cached = self._features.setdefault(branch, (plan.without_weights(), engine))
+            cached = self._features.setdefault(branch, self._compile(plan))
         return cached
+
+    def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
+        plan = choose_algorithms(plan, self._forced_algorithm)
+        engine = compile_plan(plan, self.threads, self._forced_isa)
+        return plan.without_weights(), engine  # which the engine has packed
 
     def describe(self) -> Description:
         """The plan: per phase kernel, shapes and multiply-adds; device, instruction set, threads; its hash."""
@@ -217,6 +222,7 @@ class FastForward:
             hash=self._plan.hash(),
             multiply_adds_as_given=_as_given(self.spec, self.heads),
             multiply_adds=self._plan.multiply_adds(),
+            products=self._plan.products(),
             weight_bytes=self._engine.weight_bytes,
             arena_bytes=self._engine.arena_bytes,
             phases=describe_phases(self._plan, self._engine.kernels, seconds),

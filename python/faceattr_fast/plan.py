@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,13 @@ from .spec import NetworkSpec
 __all__ = ["LinearHead", "Output", "Phase", "Plan", "Segment", "SegmentedConv", "ShiftedMeans", "Stem", "TensorShape"]
 
 Array = np.ndarray
+Algorithm = Literal["direct", "winograd4x4"]
+
+WINOGRAD_POINTS = 36  # products per 4x4 tile of outputs and channel
+
+
+def winograd_tiles(side: int) -> int:
+    return -(-side // 4)
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,24 @@ class Segment:
 
 @dataclass(frozen=True)
 class SegmentedConv:
-    """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity."""
+    """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity.
+
+    ``algorithm`` is how a backend computes the 3x3 segments at stride 1; see :mod:`.algorithms`.
+    """
 
     dst: str
     segments: tuple[Segment, ...]
     bias: Array | None  # [oc], None: no bias
     relu: bool
     residual: str | None = None  # a tensor of dst's shape
+    algorithm: Algorithm = "direct"
+
+    def split(self) -> tuple[list[Segment], list[Segment]]:
+        """The segments that ``algorithm`` transforms, and the others, which are computed directly."""
+        transforms = self.algorithm == "winograd4x4"
+        fits = [transforms and segment.kernel == 3 and segment.stride == 1 for segment in self.segments]
+        pairs = list(zip(self.segments, fits, strict=True))
+        return [segment for segment, fit in pairs if fit], [segment for segment, fit in pairs if not fit]
 
 
 @dataclass(frozen=True)
@@ -128,8 +146,12 @@ class Plan:
     _hash: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def multiply_adds(self) -> int:
-        """Executed per image; compare with ``spec.count()`` for the network as given."""
+        """Of the phases as they are defined, per image; compare with ``spec.count()`` for the network as given."""
         return sum(self.phase_multiply_adds(phase) for phase in self.phases)
+
+    def products(self) -> int:
+        """Multiplications that the phases' algorithms leave, per image."""
+        return sum(self.phase_products(phase) for phase in self.phases)
 
     def phase_multiply_adds(self, phase: Phase) -> int:
         """Per image. A Stem convolves at twice its pooled resolution; a ShiftedMeans only adds."""
@@ -144,6 +166,17 @@ class Plan:
                 return sum(int(weight.size) for _, weight in phase.inputs)
             case ShiftedMeans():
                 return 0
+
+    def phase_products(self, phase: Phase) -> int:
+        """Per image; fewer than its multiply-adds where Winograd's algorithm runs, whose transforms mostly add."""
+        if not isinstance(phase, SegmentedConv):
+            return self.phase_multiply_adds(phase)
+        shape = self.tensors[phase.dst]
+        transformed, direct = phase.split()
+        tiles = winograd_tiles(shape.height) * winograd_tiles(shape.width)
+        return sum(int(s.weight.size) for s in direct) * shape.height * shape.width + sum(
+            len(s.weight) * s.count * WINOGRAD_POINTS * tiles for s in transformed
+        )
 
     def without_weights(self) -> Plan:
         """The same plan for describing: its arrays keep their shapes and nothing else, its hash is the original's."""

@@ -16,6 +16,7 @@ struct Avx2F32 {
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void add_product(Avx2F32 a, Avx2F32 b) { v = _mm256_fmadd_ps(a.v, b.v, v); }
   Avx2F32 operator+(Avx2F32 o) const { return {_mm256_add_ps(v, o.v)}; }
+  Avx2F32 operator-(Avx2F32 o) const { return {_mm256_sub_ps(v, o.v)}; }
   Avx2F32 operator*(Avx2F32 o) const { return {_mm256_mul_ps(v, o.v)}; }
   Avx2F32 max(Avx2F32 o) const { return {_mm256_max_ps(v, o.v)}; }
 };

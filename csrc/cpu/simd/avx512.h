@@ -16,6 +16,7 @@ struct Avx512F32 {
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void add_product(Avx512F32 a, Avx512F32 b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
   Avx512F32 operator+(Avx512F32 o) const { return {_mm512_add_ps(v, o.v)}; }
+  Avx512F32 operator-(Avx512F32 o) const { return {_mm512_sub_ps(v, o.v)}; }
   Avx512F32 operator*(Avx512F32 o) const { return {_mm512_mul_ps(v, o.v)}; }
   Avx512F32 max(Avx512F32 o) const { return {_mm512_max_ps(v, o.v)}; }
 };

@@ -18,6 +18,7 @@ struct PortableF32 {
   // a * b + *this; fused where the target contracts.
   void add_product(PortableF32 a, PortableF32 b) { v += a.v * b.v; }
   PortableF32 operator+(PortableF32 o) const { return {v + o.v}; }
+  PortableF32 operator-(PortableF32 o) const { return {v - o.v}; }
   PortableF32 operator*(PortableF32 o) const { return {v * o.v}; }
   PortableF32 max(PortableF32 o) const { return {v > o.v ? v : o.v}; }
 };

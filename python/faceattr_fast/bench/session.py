@@ -124,7 +124,7 @@ def run_benchmark(weights: Path, settings: Settings, report: Report = lambda rou
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "plan": description.hash,
         "multiply_adds_as_given": description.multiply_adds_as_given,
-        "multiply_adds_executed": description.multiply_adds,
+        "multiply_adds_executed": description.products,
         "left_out": left_out,
         "rows": [asdict(row) for row in make_rows(measured, description.multiply_adds_as_given)],
         "measurements": measured,

@@ -10,6 +10,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <class Vec, int kPixels, int kVectors>
 struct SegmentedConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
+  static constexpr int kCacheLine = 16;  // floats
 
   static void run(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
     // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for
@@ -19,20 +20,20 @@ struct SegmentedConv {
     for (int t = 0; t < tiles; ++t) {
       const int begin = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles);
       const int end = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * (t + 1) / tiles);
-      dispatch<kPixels>(args, begin, end - begin, panel);
+      dispatch<kPixels>(args, begin, end - begin, panel, t + 1 == tiles);
     }
   }
 
  private:
   template <int kSize>
-  static void dispatch(const SegmentedConvArgs& args, int pixel, int size, int panel) {
+  static void dispatch(const SegmentedConvArgs& args, int pixel, int size, int panel, bool last) {
     if constexpr (kSize > 1) {
-      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel);
+      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, last);
     }
-    tile<kSize>(args, pixel, panel);
+    last ? tile<kSize, true>(args, pixel, panel) : tile<kSize, false>(args, pixel, panel);
   }
 
-  template <int kSize>
+  template <int kSize, bool kLast>
   [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel) {
     std::int64_t rows[kSize], columns[kSize];
     rows[0] = pixel / args.out_width;
@@ -57,22 +58,29 @@ struct SegmentedConv {
         src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
       }
       for (int t = 0; t < segment.run_count; ++t) {
-        accumulate<kSize>(acc, src, segment.runs[t], segment.run_length, weights);
+        accumulate<kSize, kLast>(acc, src, segment.runs[t], segment.run_length, weights, args.k * kPanel);
         weights += static_cast<std::int64_t>(segment.run_length) * kPanel;
       }
     }
     finish<kSize>(args, acc, rows, columns, panel);
   }
 
-  // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds.
-  template <int kSize>
+  // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds. The last tile of a
+  // panel fetches the next panel, `next` floats ahead: with one image, weights come from the outer cache and its
+  // latency shows. Past the last panel it fetches what nobody needs, which is harmless.
+  template <int kSize, bool kPrefetch>
   [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const float* const (&src)[kSize],
-                                                       std::int64_t run, int length, const float* weights) {
+                                                       std::int64_t run, int length, const float* weights,
+                                                       std::int64_t next) {
     const float* p[kSize];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
 #pragma GCC unroll 1
     for (std::int64_t i = 0; i < length; ++i) {
+      if constexpr (kPrefetch) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kPanel; j += kCacheLine) __builtin_prefetch(weights + next + i * kPanel + j);
+      }
       Vec w[kVectors];
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + j * Vec::kWidth);

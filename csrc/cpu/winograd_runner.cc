@@ -1,0 +1,218 @@
+#include <algorithm>
+
+#include "cpu/pack.h"
+#include "cpu/runners.h"
+
+namespace faceattr {
+namespace {
+
+constexpr int kTile = cpu::kWinogradOutput;
+constexpr int kPoints = cpu::kWinogradPoints;
+// Between the values of one point and the next, so that 36 points do not fall on the same cache sets.
+constexpr int kSkew = 16;
+// A transformed map of up to this many floats (512 KiB) is kept whole, for all threads to read: 14x14x128 takes 295
+// KiB. Larger ones go strip by strip, each thread its own.
+constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
+// Rows of tiles per strip: weights are read once per strip, 2 x 14 tiles of 64 channels take 258 KiB.
+constexpr int kStripRows = 2;
+// Output channels whose products are held at once, in panels: 36 points x 28 tiles x 32 channels take 129 KiB.
+constexpr int kGroupChannels = 32;
+
+int tiles(int side) { return (side + kTile - 1) / kTile; }
+
+int total_channels(const WinogradConvPhase& phase) {
+  int channels = 0;
+  for (const Segment& s : phase.segments) channels += s.count;
+  return channels;
+}
+
+std::size_t transformed_floats(int tile_count, int channels) {
+  return static_cast<std::size_t>(kPoints) * (static_cast<std::size_t>(tile_count) * channels + kSkew);
+}
+
+std::size_t whole_map_floats(const TensorShape& dst, int channels) {
+  return transformed_floats(tiles(dst.height) * tiles(dst.width), channels);
+}
+
+}  // namespace
+
+std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
+  const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
+  if (winograd == nullptr) return 0;
+  const std::size_t floats = whole_map_floats(plan.tensors[winograd->direct.dst], total_channels(*winograd));
+  return floats <= kWholeMap ? floats : 0;
+}
+
+namespace cpu {
+namespace {
+
+int group_panels(int panel_width) { return std::max(1, kGroupChannels / panel_width); }
+
+// ReLU comes after the products are added.
+SegmentedConvPhase without_relu(SegmentedConvPhase phase) {
+  phase.relu = false;
+  return phase;
+}
+
+// [point][oc][K] → [group][point][panel][K][width]: one stream in reading order.
+AlignedBuffer pack_points(const std::vector<float>& weight, int out_channels, int k, int width) {
+  const int panels = panel_count(out_channels, width), group = group_panels(width);
+  AlignedBuffer packed(static_cast<std::size_t>(kPoints) * panels * k * width);
+  float* dst = packed.data();
+  for (int first = 0; first < panels; first += group) {
+    for (int p = 0; p < kPoints; ++p) {
+      for (int panel = first; panel < std::min(first + group, panels); ++panel) {
+        for (int i = 0; i < k; ++i) {
+          for (int j = 0; j < width; ++j) {
+            const int o = panel * width + j;
+            *dst++ = o < out_channels ? weight[(static_cast<std::size_t>(p) * out_channels + o) * k + i] : 0.0f;
+          }
+        }
+      }
+    }
+  }
+  return packed;
+}
+
+}  // namespace
+
+WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace)
+    : gemm_(&best(kernel_lists().SegmentedConv, layout.features)),
+      winograd_(&best(kernel_lists().Winograd, layout.features)),
+      direct_(without_relu(phase.direct), layout),
+      has_direct_(!phase.direct.segments.empty()),
+      shape_(layout.plan.tensors[phase.direct.dst]),
+      dst_(layout.memory.maps[phase.direct.dst]),
+      has_residual_(phase.direct.residual >= 0),
+      relu_(phase.direct.relu),
+      workspace_(workspace),
+      channels_(total_channels(phase)),
+      rows_(tiles(shape_.height)),
+      columns_(tiles(shape_.width)),
+      panels_(panel_count(shape_.channels, gemm_->panel)) {
+  if (has_residual_) residual_ = layout.memory.maps[phase.direct.residual];
+  for (const Segment& s : phase.segments) {
+    const MapPlacement& src = layout.memory.maps[s.src];
+    sources_.push_back({static_cast<std::int64_t>(src.offset) + s.start, src.row_pitch, src.pixel_pitch, s.count});
+  }
+  groups_ = panel_count(panels_, group_panels(gemm_->panel));
+  whole_map_ = whole_map_floats(shape_, channels_) <= kWholeMap;
+  weights_ = pack_points(phase.weight, shape_.channels, channels_, gemm_->panel);
+  // Products have no bias; where the direct part has run, it has added the phase's.
+  bias_ = pack_bias(has_direct_ ? std::vector<float>(shape_.channels, 0.0f) : phase.direct.bias, gemm_->panel);
+}
+
+std::size_t WinogradRunner::scratch_floats() const {
+  const int tile_count = (whole_map_ ? rows_ : kStripRows) * columns_;
+  const int group = group_panels(gemm_->panel) * gemm_->panel;
+  const std::size_t transformed = whole_map_ ? 0 : transformed_floats(tile_count, channels_);
+  return transformed + transformed_floats(tile_count, group);
+}
+
+void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
+                                     float* transformed, std::int64_t pitch) const {
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const int y = tile / columns_ * kTile, x = tile % columns_ * kTile;
+    float* dst = transformed + static_cast<std::int64_t>(tile - first_tile) * channels_;
+    for (const Source& source : sources_) {
+      WinogradInputArgs args;
+      args.src = memory.arena + source.offset + y * source.row_pitch + x * source.pixel_pitch;  // bordered by one
+      args.row_pitch = source.row_pitch;
+      args.pixel_pitch = source.pixel_pitch;
+      args.rows = std::min(kWinogradInput, shape_.height + 2 - y);
+      args.columns = std::min(kWinogradInput, shape_.width + 2 - x);
+      args.channels = source.channels;
+      args.dst = dst;
+      args.point_pitch = pitch;
+      winograd_->input(args);
+      dst += source.channels;
+    }
+  }
+}
+
+void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_begin, int row_end,
+                               const float* transformed, std::int64_t pitch, float* products) const {
+  const int width = gemm_->panel, group_size = group_panels(width);
+  const int panel_begin = group * group_size, panel_end = std::min(panel_begin + group_size, panels_);
+  const int group_width = (panel_end - panel_begin) * width, first = panel_begin * width;
+  const int tile_count = (row_end - row_begin) * columns_;
+  const std::int64_t product_pitch = static_cast<std::int64_t>(tile_count) * group_width + kSkew;
+  static const float kNoBias[64] = {};  // as wide as the widest panel
+
+  const std::int64_t run = 0;
+  ConvSegment segment;
+  segment.column_step = channels_;
+  segment.runs = &run;
+  segment.run_count = 1;
+  segment.run_length = channels_;
+  SegmentedConvArgs args;
+  args.segments = &segment;
+  args.segment_count = 1;
+  args.bias = kNoBias;
+  args.k = channels_;
+  args.out_channels = width;
+  args.out_width = tile_count;
+  args.dst_pixel_pitch = group_width;
+  args.weights = weights_.data() + static_cast<std::int64_t>(kPoints) * first * channels_;
+  for (int p = 0; p < kPoints; ++p) {
+    args.base = transformed + p * pitch;
+    for (int panel = 0; panel < panel_end - panel_begin; ++panel) {
+      args.dst = products + p * product_pitch + panel * width;
+      gemm_->run(args, 0, tile_count, 0);
+      args.weights += static_cast<std::int64_t>(channels_) * width;
+    }
+  }
+
+  if (has_direct_) {
+    direct_.run_part(memory, row_begin * kTile, std::min(row_end * kTile, shape_.height), panel_begin, panel_end);
+  }
+  WinogradOutputArgs out;
+  out.point_pitch = product_pitch;
+  out.channels = std::min(group_width, shape_.channels - first);
+  out.bias = bias_.data() + first;
+  out.relu = relu_;
+  out.dst_row_pitch = dst_.row_pitch;
+  out.dst_pixel_pitch = dst_.pixel_pitch;
+  const MapPlacement& added = has_direct_ ? dst_ : residual_;
+  out.residual_row_pitch = added.row_pitch;
+  out.residual_pixel_pitch = added.pixel_pitch;
+  for (int tile = 0; tile < tile_count; ++tile) {
+    const int y = (row_begin + tile / columns_) * kTile, x = tile % columns_ * kTile;
+    out.src = products + static_cast<std::int64_t>(tile) * group_width;
+    out.dst = memory.arena + dst_.interior() + y * dst_.row_pitch + x * dst_.pixel_pitch + first;
+    if (has_direct_ || has_residual_) {
+      out.residual = memory.arena + added.interior() + y * added.row_pitch + x * added.pixel_pitch + first;
+    }
+    out.rows = std::min(kTile, shape_.height - y);
+    out.columns = std::min(kTile, shape_.width - x);
+    winograd_->output(out);
+  }
+}
+
+void WinogradRunner::run(const ImageMemory& memory, const Team& team) const {
+  direct_.clear_border(memory.arena, team);
+  if (whole_map_) {
+    float* transformed = memory.arena + workspace_;
+    const std::int64_t pitch = static_cast<std::int64_t>(rows_) * columns_ * channels_ + kSkew;
+    const Team::Range tile_share = team.share(static_cast<std::int64_t>(rows_) * columns_);
+    transform_input(memory, static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end), 0, transformed,
+                    pitch);
+    team.sync();
+    const Team::Range group_share = team.share(groups_);
+    for (std::int64_t g = group_share.begin; g < group_share.end; ++g) {
+      run_group(memory, static_cast<int>(g), 0, rows_, transformed, pitch, memory.scratch);
+    }
+    return;
+  }
+  const Team::Range share = team.share(rows_);
+  for (int begin = static_cast<int>(share.begin); begin < share.end; begin += kStripRows) {
+    const int end = std::min(begin + kStripRows, static_cast<int>(share.end));
+    const std::int64_t pitch = static_cast<std::int64_t>(end - begin) * columns_ * channels_ + kSkew;
+    float* products = memory.scratch + transformed_floats(kStripRows * columns_, channels_);
+    transform_input(memory, begin * columns_, end * columns_, begin * columns_, memory.scratch, pitch);
+    for (int g = 0; g < groups_; ++g) run_group(memory, g, begin, end, memory.scratch, pitch, products);
+  }
+}
+
+}  // namespace cpu
+}  // namespace faceattr
