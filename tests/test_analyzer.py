@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from faceattr_fast.photo import analyzer as analyzer_module
-from faceattr_fast.photo.align import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
+from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
 from faceattr_fast.photo.analyzer import FaceAnalyzer
 from faceattr_fast.photo.detectors import Detection, HaarDetector
 from faceattr_fast.photo.draw import annotate, caption

@@ -1,6 +1,6 @@
 """Photos in, typed faces out: pictures, detectors, alignment, results. Imports OpenCV and Pillow only when used."""
 
-from .align import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
+from .alignment import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
 from .analyzer import SENSITIVE_HEADS, FaceAnalyzer
 from .detectors import Detection, Detector, DetectorError, HaarDetector, YuNetDetector, find_detector
 from .draw import annotate

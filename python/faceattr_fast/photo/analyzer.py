@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
+from .alignment import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
 from .detectors import Detection, Detector, find_detector
 from .image import ImageSource, fit_square, load_image
 from .results import Face, Failure, interpret

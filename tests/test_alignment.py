@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from faceattr_fast.photo.align import DEFAULT_TEMPLATE, CropTemplate, align, crop_box, similarity_transform
+from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate, align, crop_box, similarity_transform
 
 POINTS = np.array(DEFAULT_TEMPLATE.points)
 
@@ -97,7 +97,7 @@ def test_border_rule():
 
 
 def test_box_crop_is_where_align_puts_the_average_face():
-    from faceattr_fast.photo.align import _BOX_POINTS
+    from faceattr_fast.photo.alignment import _BOX_POINTS
 
     box = (31.0, 47.0, 150.0, 150.0)
     landmarks = np.array(box[:2]) + np.array(_BOX_POINTS) * 150
@@ -173,7 +173,7 @@ def test_without_opencv_the_extra_is_named():
     code = (
         "import sys; sys.modules['cv2'] = None\n"
         "import numpy as np\n"
-        "from faceattr_fast.photo.align import DEFAULT_TEMPLATE, align\n"
+        "from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, align\n"
         "try:\n    align(np.zeros((9, 9, 3), np.uint8), DEFAULT_TEMPLATE.points)\n"
         "except ImportError as error:\n    print(error)\n"
     )
