@@ -1,0 +1,342 @@
+"""The joint multi-task trainer: trunk and heads at once, from faces that each know some of the labels.
+
+Low resolution first, which costs little, the true input size last. The schedule follows the share of a time budget that
+is used up, so that one recipe fits machines of any speed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..reference import FaceAttrNet
+from ..spec import NetworkSpec
+from .augment import Jitter, render
+from .datasets import FaceSet
+
+__all__ = ["Budget", "Recipe", "estimate_norms", "initialise", "limit_variances", "pixels_of", "train"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Train with crops of ``size`` pixels and ``batch`` of them until the share ``until`` of the budget is used."""
+
+    until: float
+    size: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the demonstration weights were trained with.
+
+    Args:
+        phases: resolution and batch over the budget.
+        shares: of each batch, per data set by name.
+        rate: highest learning rate of AdamW; warms up over ``warm_up`` of the budget, then falls in a line.
+        decay: weight decay.
+        average: of the moving average of the weights, per step.
+        loss_weights: per head; 1 where absent.
+        identity_scale, identity_margin: of the cosine softmax over the people in the training set.
+        least_images: people with fewer training pictures are no identity class.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(0.40, 112, 64), Phase(0.60, 160, 48), Phase(1.0, 224, 32))
+    shares: dict[str, float] = field(default_factory=lambda: {"utkface": 0.58, "lfw": 0.22, "ferplus": 0.20})
+    rate: float = 1e-3
+    warm_up: float = 0.03
+    decay: float = 0.05
+    average: float = 0.99
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"gender": 2.0, "identity": 0.3})
+    identity_scale: float = 16.0
+    identity_margin: float = 0.1
+    least_images: int = 3
+    jitter: Jitter = field(default_factory=Jitter)
+
+    def phase(self, progress: float) -> Phase:
+        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+
+    def rate_at(self, progress: float) -> float:
+        if progress < self.warm_up:
+            return self.rate * (0.05 + 0.95 * progress / self.warm_up)
+        return self.rate * max(0.002, (1 - progress) / (1 - self.warm_up))
+
+
+class Budget:
+    """Time for steps. A step that takes far longer than those before it was paused, and counts as one of them.
+
+    Args:
+        minutes: of step time.
+        wall_minutes: most minutes from now, pauses included; None for no such limit.
+
+    Attributes:
+        progress: share of the time that is used, 0 to 1. Where pauses bring the wall limit nearer than the step time,
+            it rises faster from then on, so that the schedule is still run to its end.
+    """
+
+    def __init__(self, minutes: float, wall_minutes: float | None = None) -> None:
+        self.progress = 0.0
+        self._seconds = 60 * minutes
+        self._last = time.monotonic()
+        self._end = math.inf if wall_minutes is None else self._last + 60 * wall_minutes
+        self._recent: deque[float] = deque(maxlen=15)
+
+    def step(self) -> None:
+        """Call after each step."""
+        now = time.monotonic()
+        taken, self._last = now - self._last, now
+        if len(self._recent) >= 5:
+            taken = min(taken, 4 * float(np.median(self._recent)))
+        self._recent.append(taken)
+        left = min((1 - self.progress) * self._seconds, self._end - now + taken)
+        self.progress += (1 - self.progress) * (min(1.0, taken / left) if left > 0 else 1.0)
+
+    def skip(self) -> None:
+        """Call after work that is no step, such as a checkpoint, and is not to count."""
+        self._last = time.monotonic()
+
+
+@torch.no_grad()
+def initialise(net: FaceAttrNet, seed: int, expand_scale: float = 0.25) -> None:
+    """He initialisation with small 3x3s: nothing normalises the residual stream; full blocks would blow it up."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            gain = {"expand": math.sqrt(2) * expand_scale, "shortcut": 1.0}.get(name.rpartition(".")[2], math.sqrt(2))
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(0.0, gain / math.sqrt(fan_in), generator=generator)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(0.0, 0.3 / math.sqrt(module.in_features), generator=generator)
+            module.bias.zero_()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
+def pixels_of(crops: np.ndarray, spec: NetworkSpec) -> Tensor:
+    """uint8 [N, S, S, 3] as the network's float32 [N, 3, S, S], channels last in memory."""
+    mean, scale = (np.array(values, np.float32) for values in (spec.pixels.mean, spec.pixels.scale))
+    return torch.from_numpy((crops - mean) / scale).permute(0, 3, 1, 2)
+
+
+class _Batches:
+    """Draws a mixed batch: per data set its share, by its weights, with replacement."""
+
+    def __init__(self, sets: list[FaceSet], recipe: Recipe, spec: NetworkSpec, seed: int) -> None:
+        self.sets, self.recipe, self.spec = sets, recipe, spec
+        self.rng = np.random.default_rng(seed)
+        self.indices = [np.flatnonzero(faces.train) for faces in sets]
+        for faces, index in zip(sets, self.indices, strict=True):
+            if not len(index):
+                raise ValueError(f"{faces.name}: no picture is left for training")
+        weights = [faces.weights[index] for faces, index in zip(sets, self.indices, strict=True)]
+        self.chances = [weight / weight.sum() for weight in weights]
+        self.identities, self.identity = self._identities()
+
+    def _identities(self) -> tuple[int, list[np.ndarray]]:
+        """Number of people that are classes, and per data set the class of each picture, -1 for none."""
+        counts: Counter[str] = Counter()
+        for faces in self.sets:
+            if faces.people is not None:
+                counts.update(faces.people[faces.train].tolist())
+        chosen = sorted(person for person, count in counts.items() if count >= self.recipe.least_images)
+        number = {person: i for i, person in enumerate(chosen)}
+        return len(chosen), [
+            np.array([number.get(person, -1) for person in faces.people.tolist()])
+            if faces.people is not None
+            else np.full(len(faces), -1)
+            for faces in self.sets
+        ]
+
+    def draw(self, size: int, batch: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Pixels, targets per head (zero rows where unknown), identity classes (-1 where none)."""
+        shares = np.array([self.recipe.shares.get(faces.name, 1.0) for faces in self.sets])
+        sizes = np.maximum(1, np.rint(batch * shares / shares.sum())).astype(int)
+        crops, identity = [], []
+        targets: dict[str, list[np.ndarray]] = {head.name: [] for head in self.spec.heads}
+        for i, (faces, count) in enumerate(zip(self.sets, sizes, strict=True)):
+            chosen = self.rng.choice(self.indices[i], count, p=self.chances[i])
+            crops.append(render(faces, chosen, size, self.recipe.jitter, self.rng))
+            identity.append(self.identity[i][chosen])
+            for head in self.spec.heads:
+                known = faces.targets.get(head.name)
+                targets[head.name].append(
+                    np.zeros((count, head.classes), np.float32) if known is None else known[chosen]
+                )
+        return (
+            pixels_of(np.concatenate(crops), self.spec),
+            {name: torch.from_numpy(np.concatenate(rows)) for name, rows in targets.items()},
+            torch.from_numpy(np.concatenate(identity)),
+        )
+
+
+def _losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Soft cross entropy per head, averaged over the weight of the faces that know its label."""
+    return {
+        name: -(target * F.log_softmax(outputs[name], 1)).sum() / target.sum().clamp(min=1.0)
+        for name, target in targets.items()
+    }
+
+
+def _identity_loss(embedding: Tensor, people: Tensor, identity: Tensor, recipe: Recipe) -> Tensor:
+    """Softmax over cosines to a vector per person, with a margin: verification compares cosines too."""
+    rows = torch.nonzero(identity >= 0).flatten()
+    if not len(rows):
+        return embedding.sum() * 0
+    cosines = F.normalize(embedding[rows]) @ F.normalize(people).T
+    cosines = cosines - recipe.identity_margin * F.one_hot(identity[rows], len(people))
+    return F.cross_entropy(recipe.identity_scale * cosines, identity[rows])
+
+
+def train(
+    net: FaceAttrNet,
+    sets: list[FaceSet],
+    budget: Budget,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+    most_steps: int | None = None,
+) -> tuple[FaceAttrNet, dict[str, Any]]:
+    """Train ``net`` in place on the training pictures of ``sets``.
+
+    Args:
+        net: a network without identity layer; the people's vectors are the trainer's own and not kept.
+        sets: each face gives loss only to the heads whose label it has.
+        budget: of time; the schedule follows it.
+        seed: of the drawing of batches. The same steps follow from the same seed, but their number from the time.
+        checkpoint: file for the state, written every four minutes; None for none.
+        resume: go on from the checkpoint, if there is one, but for the optimiser's moments, which start anew.
+        report: takes a line of progress every 50 steps.
+        most_steps: stop after so many steps.
+
+    Returns:
+        The moving average of the network (its batch-norm statistics are to be estimated anew, :func:`estimate_norms`),
+        and figures: steps, images, people, and the losses over time.
+    """
+    recipe = recipe or Recipe()
+    batches = _Batches(sets, recipe, net.spec, seed)
+    net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    generator = torch.Generator().manual_seed(seed)
+    people = nn.Parameter(torch.randn(batches.identities, net.spec.embedding, generator=generator))
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": [*rest, people], "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99))
+    averaged = FaceAttrNet(net.spec, seed=0)
+    averaged.load_state_dict(net.state_dict())
+    figures: dict[str, Any] = {"steps": 0, "images": 0, "people": batches.identities, "log": []}
+    if resume and checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(state["net"])
+        averaged.load_state_dict(state["averaged"])
+        people.data.copy_(state["people"])
+        budget.progress, figures = state["progress"], state["figures"]
+        batches.rng = np.random.default_rng((seed, figures["steps"]))  # not the faces of the first run again
+    sums: Counter[str] = Counter()
+    saved = time.monotonic()
+
+    while budget.progress < 1 and figures["steps"] != most_steps:
+        phase, rate = recipe.phase(budget.progress), recipe.rate_at(budget.progress)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        pixels, targets, identity = batches.draw(phase.size, phase.batch)
+        outputs = net(pixels)
+        losses = _losses(outputs, targets)
+        if batches.identities:
+            losses["identity"] = _identity_loss(outputs["embedding"], people, identity, recipe)
+        total = torch.stack([recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        figures["steps"] += 1
+        figures["images"] += len(pixels)
+        _average(averaged, net, min(recipe.average, figures["steps"] / (figures["steps"] + 10)))
+        sums.update({name: loss.item() for name, loss in losses.items()})
+        budget.step()
+        if figures["steps"] % 50 == 0:
+            line = {name: round(value / 50, 4) for name, value in sums.items()}
+            sums.clear()
+            step, progress = figures["steps"], budget.progress
+            figures["log"].append({"step": step, "progress": round(progress, 4), "size": phase.size, **line})
+            report(
+                f"{time.strftime('%H:%M:%S')} {progress:6.1%} step {step} {phase.size} px rate {rate:.1e} "
+                + " ".join(f"{name} {value:.3f}" for name, value in line.items())
+            )
+            if checkpoint is not None and time.monotonic() - saved > 240:
+                _save_checkpoint(checkpoint, net, averaged, people, budget, figures)
+                saved = time.monotonic()
+                budget.skip()
+    if checkpoint is not None:
+        _save_checkpoint(checkpoint, net, averaged, people, budget, figures)
+    return averaged, figures
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, net: nn.Module, keep: float) -> None:
+    for mean, value in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - keep)
+        else:
+            mean.copy_(value)
+
+
+def _save_checkpoint(
+    path: Path, net: FaceAttrNet, averaged: FaceAttrNet, people: Tensor, budget: Budget, figures: dict[str, Any]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    state = {"net": net.state_dict(), "averaged": averaged.state_dict(), "people": people.detach()}
+    torch.save({**state, "progress": budget.progress, "figures": figures}, partial)
+    os.replace(partial, path)
+
+
+@torch.no_grad()
+def estimate_norms(net: FaceAttrNet, sets: list[FaceSet], images: int = 2000, batch: int = 50, seed: int = 0) -> None:
+    """Set the batch-norm statistics to those of training crops without jitter, at the true size, in equal parts."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches
+    net.train()
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(faces.train))[: -(-images // len(sets))] for faces in sets]
+    part = -(-batch // len(sets))
+    for start in range(0, min(len(index) for index in chosen), part):
+        crops = [render(f, i[start : start + part], net.spec.pixels.size) for f, i in zip(sets, chosen, strict=True)]
+        net(pixels_of(np.concatenate(crops), net.spec))
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
+    net.eval()
+
+
+@torch.no_grad()
+def limit_variances(net: FaceAttrNet, deviation: float = 8.0) -> None:
+    """Scale down convolutions before a batch norm whose output has grown large, so that float16 can hold its variance.
+
+    The norm divides by the deviation, so the network gives the same; powers of two keep the weights' own rounding too.
+    """
+    state: dict[str, torch.Tensor] = dict(net.state_dict())  # shares its memory with the module
+    for name, variance in state.items():
+        if not name.endswith("bn.running_var"):
+            continue
+        norm = name.removesuffix(".running_var")
+        prefix = norm.removesuffix("bn")
+        weight = state[f"{prefix}reduce.weight" if f"{prefix}reduce.weight" in state else f"{prefix}conv.weight"]
+        scale = torch.exp2(-torch.ceil(torch.log2(variance.sqrt() / deviation)).clamp(min=0))
+        weight.mul_(scale[:, None, None, None])
+        state[f"{norm}.running_mean"].mul_(scale)
+        variance.mul_(scale**2)

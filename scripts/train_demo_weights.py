@@ -1,0 +1,203 @@
+"""Train the demonstration weights that the package ships, and measure them on faces that training never saw.
+
+    python scripts/train_demo_weights.py --data DIR --out FILE [--cache DIR] [--minutes 70]
+
+DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.datasets``). Their terms allow
+research only, and so do the weights. FILE is written whole or not at all, with a log of all figures beside it (FILE
+with .json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Threads that wait by spinning keep a shared machine's cores from the threads they wait for. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+
+from faceattr_fast import reference
+from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE
+from faceattr_fast.spec import NetworkSpec
+from faceattr_fast.training import evaluate
+from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface, read_rows
+from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
+from faceattr_fast.training.labels import TRAINED_ETHNICITIES, UNKNOWN
+from faceattr_fast.training.trainer import Budget, Recipe, estimate_norms, initialise, limit_variances, train
+
+LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
+VERSION = "1"
+
+
+def demo_spec() -> NetworkSpec:
+    """The paper's network without identity layer; ethnicity says which classes had training data."""
+    spec = NetworkSpec.paper(identities=None)
+    trained = {"ethnicity": TRAINED_ETHNICITIES}
+    heads = tuple(dataclasses.replace(head, trained=trained.get(head.name, True)) for head in spec.heads)
+    return dataclasses.replace(spec, heads=heads)
+
+
+def measure(
+    net: reference.FaceAttrNet, utkface: FaceSet, lfw: FaceSet, ferplus: FaceSet, pairs: Path
+) -> dict[str, Any]:
+    """Every figure of the model card."""
+    figures: dict[str, Any] = {}
+    index = utkface.held_out
+    outputs = evaluate.predict(net, utkface, index)
+    labels = {head: values[index] for head, values in utkface.labels.items()}
+    years = utkface.years[index]
+    for head in ("gender", "ethnicity"):
+        figures[f"{head} on utkface"] = evaluate.accuracy_report(
+            outputs[head], labels[head], net.spec.head(head).class_labels
+        )
+    figures["age on utkface"] = evaluate.age_report(outputs["age"], labels["age"], years)
+    figures["groups on utkface"] = evaluate.groups_report(outputs, labels, groups_of(net.spec, labels, years), years)
+
+    index = ferplus.held_out
+    emotion = net.spec.head("emotion").class_labels
+    outputs = evaluate.predict(net, ferplus, index)
+    labels = ferplus.labels["emotion"][index]
+    figures["emotion on ferplus"] = evaluate.accuracy_report(outputs["emotion"], labels, emotion)
+
+    index = lfw.held_out
+    outputs = evaluate.predict(net, lfw, index)
+    for head in ("gender", "emotion"):
+        figures[f"{head} on lfw"] = evaluate.accuracy_report(
+            outputs[head], lfw.labels[head][index], net.spec.head(head).class_labels
+        )
+    figures["verification on lfw"] = verify(outputs["embedding"], lfw, index, pairs)
+    return figures
+
+
+def groups_of(spec: NetworkSpec, labels: dict[str, np.ndarray], years: np.ndarray) -> dict[str, np.ndarray]:
+    """Members of each gender, age band and ethnicity."""
+    groups = {name: labels["gender"] == i for i, name in enumerate(spec.head("gender").class_labels)}
+    bands = ((0, 2), (3, 7), (8, 14), (15, 24), (25, 37), (38, 59), (60, 200), (0, 14), (15, 200))
+    for low, high in bands:
+        groups[f"{low}-{high} years" if high < 200 else f"{low}+ years"] = (years >= low) & (years <= high)
+    ethnicity = spec.head("ethnicity")
+    groups |= {name: labels["ethnicity"] == i for i, name in enumerate(ethnicity.class_labels) if ethnicity.trained[i]}
+    groups["other or unknown ethnicity"] = labels["ethnicity"] == UNKNOWN
+    return groups
+
+
+def verify(embedding: np.ndarray, lfw: FaceSet, index: np.ndarray, pairs: Path, splits: int = 10) -> dict[str, Any]:
+    """LFW's protocol on the pairs whose two faces are held out."""
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    place = {Path(lfw.names[i]).stem: row for row, i in enumerate(index)}
+    cosines, same = [], []
+    for row in read_rows(pairs):
+        a, b = (place.get(f"{row[f'person_{x}']}_{int(row[f'image_{x}']):04d}") for x in "ab")
+        if a is not None and b is not None:
+            cosines.append(float(unit[a] @ unit[b]))
+            same.append(row["same"] == "1")
+    split = np.random.default_rng(0).permutation(len(same)) % splits
+    return evaluate.verification(np.array(cosines), np.array(same), split)
+
+
+def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500) -> None:
+    """Turn the embedding so that cosines tell people apart better; the attributes stay as they are."""
+    index = np.flatnonzero(lfw.train)
+    _, person, counts = np.unique(lfw.people[index], return_inverse=True, return_counts=True)
+    index = index[counts[person] > 1]
+    index = np.random.default_rng(seed).permutation(index)[:most]
+    embedding = evaluate.predict(net, lfw, index)["embedding"].astype(np.float64)
+    matrix, mean = within_person_whitening(embedding, lfw.people[index])
+    transform_embedding(net, matrix, mean, embedding)
+
+
+def metadata_of(figures: dict[str, Any], sets: list[FaceSet]) -> dict[str, Any]:
+    """What the weights file says about itself."""
+
+    def brief(figure: str, data: str, key: str = "accuracy") -> dict[str, Any]:
+        return {"value": round(figures[figure][key], 4), "n": figures[figure]["n"], "data": data}
+
+    utkface, ferplus, lfw = "UTKFace, held-out faces", "FER+, public test", "LFW, held-out people"
+    return {
+        "version": VERSION,
+        "licence": LICENCE,
+        "crop": DEFAULT_TEMPLATE.to_dict(),
+        "trained_on": [
+            {"name": faces.name, "images": int(faces.train.sum()), "labels": sorted(faces.targets) + identity}
+            for faces in sets
+            for identity in [["identity"] if faces.people is not None else []]
+        ],
+        "accuracy": {
+            "gender": brief("gender on utkface", utkface),
+            "age": brief("age on utkface", utkface),
+            "age_error_years": brief("age on utkface", utkface, "mean error in years"),
+            "ethnicity": brief("ethnicity on utkface", utkface),
+            "emotion": brief("emotion on ferplus", ferplus),
+            "verification": brief("verification on lfw", lfw),
+        },
+    }
+
+
+def rounded(net: reference.FaceAttrNet) -> reference.FaceAttrNet:
+    """The network as a float16 file gives it back: what is measured is what is shipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rounded.safetensors"
+        reference.save(net, path, dtype="float16")
+        return reference.load(path).to(memory_format=torch.channels_last)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with lfw, utkface and ferplus")
+    parser.add_argument("--out", type=Path, required=True, help="weights file to write")
+    parser.add_argument("--cache", type=Path, help="folder for packed crops (2.5 GB); default: .cache beside --out")
+    parser.add_argument("--minutes", type=float, default=70, help="of training; a pause of the process does not count")
+    parser.add_argument("--wall-minutes", type=float, help="end the training after this many minutes, pauses included")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the cache folder")
+    arguments = parser.parse_args(argv)
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
+    torch.set_num_threads(arguments.threads)
+    started = time.monotonic()
+    cache = arguments.cache or arguments.out.parent / ".cache"
+    lfw = load_lfw(arguments.data / "lfw", cache, report=report)
+    sets = [utkface := load_utkface(arguments.data / "utkface", cache, seed=arguments.seed, report=report), lfw]
+    sets.append(ferplus := load_ferplus(arguments.data / "ferplus", report=report))
+
+    recipe = Recipe()
+    net = reference.FaceAttrNet(demo_spec(), seed=arguments.seed)
+    figures: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "seed": arguments.seed}
+    initialise(net, arguments.seed)
+    budget = Budget(arguments.minutes, arguments.wall_minutes)
+    checkpoint = cache / "checkpoint.pt"
+    net, figures["training"] = train(net, sets, budget, recipe, arguments.seed, checkpoint, arguments.resume, report)
+    net.to(memory_format=torch.channels_last)
+    report("estimating batch-norm statistics")
+    estimate_norms(net, sets, seed=arguments.seed)
+    report("whitening the embedding")
+    whiten(net, lfw, arguments.seed)
+    limit_variances(net)
+    report("measuring on faces that training never saw")
+    figures |= measure(rounded(net), utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
+    figures["minutes"] = round((time.monotonic() - started) / 60, 1)
+
+    metadata = metadata_of(figures, sets)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    log = arguments.out.with_suffix(".json")
+    partial = log.with_name(log.name + ".part")
+    partial.write_text(json.dumps(figures, indent=1))
+    os.replace(partial, log)
+    reference.save(net, arguments.out, dtype="float16", metadata=metadata)
+    report(json.dumps(metadata["accuracy"], indent=1))
+    report(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB) and {log}")
+
+
+if __name__ == "__main__":
+    main()
