@@ -13,8 +13,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("threads", sorted({1, thread_count(None)}), ids="{}t".format, scope="session")
 
 
-@pytest.fixture(scope="session")
-def paper_weights():
+def random_weights():
     spec = NetworkSpec.paper(identities=None)
     rng = np.random.default_rng(0)
     # Variances of 1, and weights that keep activations near 1 through all layers: no overflow, no denormal numbers.
@@ -24,6 +23,11 @@ def paper_weights():
         for name, shape in spec.tensor_shapes().items()
     }  # fmt: skip
     return Weights(spec, tensors)
+
+
+@pytest.fixture(scope="session")
+def paper_weights():
+    return random_weights()
 
 
 @pytest.fixture(scope="session")

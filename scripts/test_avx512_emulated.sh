@@ -4,9 +4,10 @@
 #     scripts/test_avx512_emulated.sh SCRATCH_DIR
 #
 # SCRATCH_DIR keeps the build, the boot image and the logs. Exits non-zero unless every test passed with AVX-512 F, BW,
-# DQ and VL at hand. That takes one core for five to ten minutes, and is no part of the normal test run.
+# DQ and VL at hand. That takes one core for five to ten minutes, and is no part of the normal test run. Meanwhile the
+# emulator offers its blank screen by VNC, without a password, on port 5900 or the next free one.
 #
-# Debian packages: bochs bochs-term bochsbios busybox-static cpio isolinux syslinux-common vgabios xorriso, and a kernel,
+# Debian packages: bochs bochsbios busybox-static cpio isolinux syslinux-common vgabios xorriso, and a kernel,
 # linux-image-cloud-amd64. Any other x86-64 kernel with a serial console will do: KERNEL=path/to/vmlinuz, for example
 # out of `apt-get download linux-image-VERSION-cloud-amd64` and `dpkg -x`. LIMIT: seconds before giving up (1800).
 set -euo pipefail
@@ -16,13 +17,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir -p "$1"
 scratch=$(cd "$1" && pwd)
 kernel=${KERNEL:-$(ls /boot/vmlinuz-*-cloud-amd64 2>/dev/null | sort -V | tail -1 || true)}
-tests=("$root"/csrc/tests/test_*.cc)
-tests=("${tests[@]##*/}")
-tests=("${tests[@]%.cc}")
+mapfile -t tests < <(cd "$root/csrc/tests" && basename -s .cc test_*.cc)
 
 need() { [[ -e $1 ]] || { echo "$0: ${1:-a kernel image} is missing: install the Debian package $2" >&2; exit 2; }; }
 for tool in bochs cpio xorriso; do need /usr/bin/$tool $tool; done
-need /usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so bochs-term
 need /usr/share/bochs/BIOS-bochs-latest bochsbios
 need /usr/share/bochs/VGABIOS-lgpl-latest vgabios
 need /usr/bin/busybox busybox-static
@@ -73,7 +71,7 @@ boot: cdrom
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 com1: enabled=1, mode=file, dev=serial.log
-display_library: term
+display_library: rfb, options="timeout=0"
 sound: driver=dummy
 speaker: enabled=0
 clock: sync=none
@@ -83,8 +81,7 @@ error: action=ignore
 EOF
 echo continue > bochs.rc  # to the debugger, which starts first
 : > serial.log
-TERM=xterm timeout "${LIMIT:-1800}" script -qec "bochs -q -f bochsrc -rc bochs.rc" /dev/null \
-  < /dev/null > screen.log 2>&1 &  # script lends it a terminal
+timeout "${LIMIT:-1800}" bochs -q -f bochsrc -rc bochs.rc < /dev/null > screen.log 2>&1 &
 emulator=$!
 trap 'kill $emulator 2>/dev/null || true' EXIT
 tail -n +1 -f --pid=$emulator serial.log

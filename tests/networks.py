@@ -76,7 +76,8 @@ def head_error(found, expected):
 
 
 def worst_error(found, expected):
-    """The largest error of a head, and its name; ``found`` may lack some of the outputs."""
+    """The largest error of a head, and its name; a subset of ``expected`` is the caller's to choose."""
+    assert found.keys() == expected.keys()
     return max((head_error(found[name], expected[name]), name) for name in found)
 
 

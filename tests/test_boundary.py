@@ -144,6 +144,16 @@ class OldProducer:
         return self.array.__dlpack__()
 
 
+class PinnedProducer(OldProducer):
+    """Host memory that a GPU could read too, as torch's pin_memory() makes it."""
+
+    def __dlpack_device__(self):
+        return (3, 0)
+
+    def __dlpack__(self, **_):
+        return self.array.__dlpack__()
+
+
 def content(given):
     given = getattr(given, "array", given)
     return given.detach().numpy() if isinstance(given, torch.Tensor) else given
@@ -165,6 +175,7 @@ LAYOUTS = {
     "torch channels_last": lambda a: torch.from_numpy(a).to(memory_format=torch.channels_last),
     "torch parameter": lambda a: torch.nn.Parameter(torch.from_numpy(a), requires_grad=a.dtype == np.float32),
     "DLPack": OldProducer,
+    "pinned": PinnedProducer,
 }
 
 

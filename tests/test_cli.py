@@ -16,7 +16,7 @@ from faceattr_fast.cli import main
 from faceattr_fast.cli.paths import find_pictures
 from faceattr_fast.cli.progress import Progress
 from faceattr_fast.cli.usage import UsageError
-from faceattr_fast.cli.verify import meaning
+from faceattr_fast.cli.verify import meaning, verification
 from faceattr_fast.weights import Weights, write_weights
 
 ASTRONAUT = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
@@ -348,3 +348,28 @@ def test_progress_is_for_terminals(monkeypatch):
         assert out.getvalue() == "a line\n"
         assert ("2/2 pictures" in stream.getvalue()) == shown
         assert stream.getvalue().endswith("\x1b[K") == shown  # nothing is left behind
+
+
+def test_out_keeps_permissions_and_never_replaces_a_picture(weights, folder, tmp_path, capsys):
+    out = tmp_path / "private.json"
+    out.touch(mode=0o600)
+    assert main(["predict", str(ASTRONAUT), "--weights", weights, "--json", "--out", str(out)]) == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    photo = folder / "b.jpg"
+    assert main(["predict", str(folder), "--weights", weights, "--out", str(photo)]) == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert photo.read_bytes() == ASTRONAUT.read_bytes()
+
+
+def test_a_pipe_in_a_folder_is_no_picture(folder):
+    os.mkfifo(folder / "pipe.jpg")
+    assert "pipe.jpg" not in [picture.path.name for picture in find_pictures([folder])]
+
+
+@pytest.mark.parametrize(
+    "figures", [{"value": "x"}, {"threshold": "0.3"}, {"threshold": True}, {"value": 0.7, "n": "many"}, {"data": 5}, 7]
+)
+def test_verify_survives_what_a_file_may_say(figures):
+    kept = verification({"accuracy": {"verification": figures}})
+    assert "threshold" not in kept
+    assert "no verdict" in meaning(0.5, kept)

@@ -327,3 +327,12 @@ def test_workers_of_a_data_loader(small_file):
             np.testing.assert_array_equal(embedding.numpy(), expected[index.numpy()])
             seen += len(index)
         assert seen == len(IMAGES)
+
+
+def test_threads_save_one_file(small_net, tmp_path):
+    fast, path = FastForward.from_module(small_net), tmp_path / "w"
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(fast.save, path) for _ in range(20)]:
+            done.result()
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+    assert FastForward.load(path).spec == small_net.spec

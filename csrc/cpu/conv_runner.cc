@@ -81,17 +81,17 @@ void ConvRunner::choose_blocking(const SegmentedConvPhase& phase, const Layout& 
   }
 }
 
-void ConvRunner::clear_border(float* arena, const Team& team) const {
-  if (dst_.border == 0) return;
-  float* base = arena + dst_.offset;
-  const Team::Range rows = team.share(shape_.height + 2);
+void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team) {
+  if (map.border == 0) return;
+  float* base = arena + map.offset;
+  const Team::Range rows = team.share(shape.height + 2);
   for (std::int64_t y = rows.begin; y < rows.end; ++y) {
-    float* row = base + y * dst_.row_pitch;
-    if (y == 0 || y == shape_.height + 1) {
-      std::fill_n(row, dst_.row_pitch, 0.0f);
+    float* row = base + y * map.row_pitch;
+    if (y == 0 || y == shape.height + 1) {
+      std::fill_n(row, map.row_pitch, 0.0f);
     } else {
-      std::fill_n(row, dst_.pixel_pitch, 0.0f);
-      std::fill_n(row + dst_.row_pitch - dst_.pixel_pitch, dst_.pixel_pitch, 0.0f);
+      std::fill_n(row, map.pixel_pitch, 0.0f);
+      std::fill_n(row + map.row_pitch - map.pixel_pitch, map.pixel_pitch, 0.0f);
     }
   }
 }
@@ -105,7 +105,7 @@ SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {
 }
 
 void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
-  clear_border(memory.arena, team);
+  clear_border(dst_, shape_, memory.arena, team);
   const SegmentedConvArgs args = bind(memory);
   const std::int64_t pixels = static_cast<std::int64_t>(shape_.height) * shape_.width;
   std::int64_t blocks = blocks_;

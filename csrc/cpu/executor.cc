@@ -33,7 +33,9 @@ class Stopwatch {
 
 Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   kinds_ = check(plan_);
-  memory_ = plan_memory(plan_, kinds_);
+  std::vector<std::size_t> workspaces;
+  for (const Phase& phase : plan_.phases) workspaces.push_back(workspace_floats(plan_, phase));
+  memory_ = plan_memory(plan_, kinds_, workspaces);
   for (std::size_t t = 0; t < plan_.tensors.size(); ++t) {
     vector_offsets_.push_back(vector_floats_);
     if (kinds_[t] == TensorKind::kVector) {

@@ -33,6 +33,9 @@ struct Layout {
   std::uint32_t features;                          // of the CPU
 };
 
+// Zeroes this member's rows of the border of a map, if it has one: the arena's last content lies there.
+void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team);
+
 class StemRunner {
  public:
   StemRunner(const StemPhase& phase, const Layout& layout);
@@ -53,6 +56,7 @@ class StemRunner {
   ConvSegment segment_;
   int size_, channels_, panels_;
   std::int64_t strip_pitch_;
+  TensorShape shape_;
   MapPlacement dst_;
 };
 
@@ -62,7 +66,6 @@ class ConvRunner {
   void run(const ImageMemory& memory, const Team& team) const;
   // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
   void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
-  void clear_border(float* arena, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
@@ -82,6 +85,9 @@ class ConvRunner {
   bool panel_outer_ = true;  // all positions of a panel, then the next panel; else all panels of a block of positions
   int blocks_ = 1;           // of positions
 };
+
+// Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
+std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 
 // A convolution whose stride-1 3x3 segments go by way of Winograd's transform; see kernels/winograd.
 class WinogradRunner {
@@ -108,7 +114,7 @@ class WinogradRunner {
   const WinogradKernel* winograd_;
   ConvRunner direct_;  // the other segments, bias and shortcut; what it writes is added
   bool has_direct_;
-  AlignedBuffer weights_, bias_;
+  AlignedBuffer weights_, bias_, no_bias_;
   std::vector<Source> sources_;
   TensorShape shape_;
   MapPlacement dst_, residual_;

@@ -22,6 +22,7 @@ StemRunner::StemRunner(const StemPhase& phase, const Layout& layout)
       channels_(layout.plan.tensors[phase.dst].channels),
       panels_(panel_count(channels_, conv_->panel)),
       strip_pitch_(static_cast<std::int64_t>(size_ + 2 * kPad) * kRgb),
+      shape_(layout.plan.tensors[phase.dst]),
       dst_(layout.memory.maps[phase.dst]) {
   weights_ = pack_panels(phase.weight, channels_, kTaps * kTaps * kRgb, conv_->panel);
   bias_ = pack_bias(phase.bias, conv_->panel);
@@ -63,6 +64,7 @@ bool StemRunner::load_strip(const Pixels& pixels, std::int64_t image, int first_
 }
 
 bool StemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const {
+  clear_border(dst_, shape_, memory.arena, team);
   const int width = size_ / 4;
   const Team::Range rows = team.share(width);
   float* strip = memory.scratch;

@@ -15,7 +15,8 @@ constexpr int kSkew = 16;
 constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
 // Rows of tiles per strip: weights are read once per strip, 2 x 14 tiles of 64 channels take 258 KiB.
 constexpr int kStripRows = 2;
-// Output channels whose products are held at once, in panels: 36 points x 28 tiles x 32 channels take 129 KiB.
+// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 129 KiB,
+// the 64 of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
 
 int tiles(int side) { return (side + kTile - 1) / kTile; }
@@ -36,6 +37,8 @@ std::size_t whole_map_floats(const TensorShape& dst, int channels) {
 
 }  // namespace
 
+namespace cpu {
+
 std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
   if (winograd == nullptr) return 0;
@@ -43,7 +46,6 @@ std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   return floats <= kWholeMap ? floats : 0;
 }
 
-namespace cpu {
 namespace {
 
 int group_panels(int panel_width) { return std::max(1, kGroupChannels / panel_width); }
@@ -97,6 +99,7 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
   }
   groups_ = panel_count(panels_, group_panels(gemm_->panel));
   whole_map_ = whole_map_floats(shape_, channels_) <= kWholeMap;
+  no_bias_ = pack_bias(std::vector<float>(gemm_->panel, 0.0f), gemm_->panel);
   weights_ = pack_points(phase.weight, shape_.channels, channels_, gemm_->panel);
   // Products have no bias; where the direct part has run, it has added the phase's.
   bias_ = pack_bias(has_direct_ ? std::vector<float>(shape_.channels, 0.0f) : phase.direct.bias, gemm_->panel);
@@ -137,7 +140,6 @@ void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_beg
   const int group_width = (panel_end - panel_begin) * width, first = panel_begin * width;
   const int tile_count = (row_end - row_begin) * columns_;
   const std::int64_t product_pitch = static_cast<std::int64_t>(tile_count) * group_width + kSkew;
-  static const float kNoBias[64] = {};  // as wide as the widest panel
 
   const std::int64_t run = 0;
   ConvSegment segment;
@@ -148,7 +150,7 @@ void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_beg
   SegmentedConvArgs args;
   args.segments = &segment;
   args.segment_count = 1;
-  args.bias = kNoBias;
+  args.bias = no_bias_.data();
   args.k = channels_;
   args.out_channels = width;
   args.out_width = tile_count;
@@ -190,7 +192,7 @@ void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_beg
 }
 
 void WinogradRunner::run(const ImageMemory& memory, const Team& team) const {
-  direct_.clear_border(memory.arena, team);
+  clear_border(dst_, shape_, memory.arena, team);
   if (whole_map_) {
     float* transformed = memory.arena + workspace_;
     const std::int64_t pitch = static_cast<std::int64_t>(rows_) * columns_ * channels_ + kSkew;

@@ -75,7 +75,8 @@ void for_each_read(const Phase& phase, const Visit& visit) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds) {
+MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
+                       const std::vector<std::size_t>& workspaces) {
   const int count = static_cast<int>(plan.tensors.size());
   MemoryPlan result;
   result.maps.resize(count);
@@ -113,9 +114,8 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds) {
     blocks.push_back({padded_floats(shape, map.border), lives[t], &map.offset});
   }
   result.workspaces.resize(plan.phases.size());
-  for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
-    const std::size_t floats = align(workspace_floats(plan, plan.phases[p]));
-    if (floats > 0) blocks.push_back({floats, {p, p}, &result.workspaces[p]});
+  for (int p = 0; p < static_cast<int>(workspaces.size()); ++p) {
+    if (workspaces[p] > 0) blocks.push_back({align(workspaces[p]), {p, p}, &result.workspaces[p]});
   }
   result.arena_floats = place(std::move(blocks));
   for (int t = 0; t < count; ++t) result.maps[t].offset = result.maps[root[t]].offset;

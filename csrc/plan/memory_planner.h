@@ -26,11 +26,11 @@ struct MemoryPlan {
   std::size_t arena_floats = 0;
 };
 
-// Floats that a phase needs besides its tensors: the transformed input of a Winograd convolution of a small map.
-std::size_t workspace_floats(const Plan& plan, const Phase& phase);
-
+// `workspaces`: floats that each phase needs besides its tensors, as its backend says; empty: none.
+//
 // A block's output takes the place of its input (`residual`) where nothing reads the input later: each element is read
 // just before it is written, by the same thread.
-MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds);
+MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
+                       const std::vector<std::size_t>& workspaces = {});
 
 }  // namespace faceattr

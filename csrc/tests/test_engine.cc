@@ -178,6 +178,38 @@ FA_TEST(callers_share_one_engine) {
   FA_CHECK(different.load() == 0);
 }
 
+// A 3x3 that reads the stem's output reads zeros around it, whatever the arena held before.
+FA_TEST(the_border_of_a_stem_is_zero) {
+  Plan plan;
+  plan.pixels = 32;
+  plan.tensors = {{8, 8, 3}, {8, 8, 40}, {8, 8, 2}, {1, 1, 2}};
+  plan.phases.push_back(StemPhase{0, test::random_values(3 * 147, 1), test::random_values(3, 2)});
+  plan.phases.push_back(
+      SegmentedConvPhase{1, {{0, 0, 3, 1, 1}}, test::random_values(120, 3), test::random_values(40, 4), false, -1});
+  plan.phases.push_back(
+      SegmentedConvPhase{2, {{1, 0, 40, 1, 1}}, test::random_values(80, 5), test::random_values(2, 6), false, -1});
+  plan.phases.push_back(ShiftedMeansPhase{3, 2, 1, 1, 0, 2});
+  plan.outputs = {{3, 0, 2}, {2, 0, 2}};
+  Plan read_by_3x3 = plan;  // the centre tap alone is not zero: the same result, unless the border is not zero
+  auto& conv = std::get<SegmentedConvPhase>(read_by_3x3.phases[1]);
+  conv.segments[0].kernel = 3;
+  std::vector<float> weight(40 * 27, 0.0f);
+  for (int o = 0; o < 40; ++o) {
+    for (int c = 0; c < 3; ++c) {
+      weight[o * 27 + 4 * 3 + c] = conv.weight[o * 3 + c];
+      weight[o * 27 + c] = 1.0f;  // and the first tap, which the border feeds at the top and the left
+    }
+  }
+  conv.weight = weight;
+  const Batch batch(2);
+  const Engine engine(read_by_3x3, "", 1);
+  const Arrays first = run(engine, batch);
+  std::vector<float> spoiled(2 * 3 * 32 * 32, std::numeric_limits<float>::infinity());
+  run(engine, {nullptr, spoiled.data()}, 2);  // leaves NaN in the arena
+  FA_CHECK(same_bits(run(engine, batch), first));
+  for (float value : first[0]) FA_CHECK(std::isfinite(value));
+}
+
 FA_TEST(no_images_is_no_work) {
   const Engine engine(test::small_plan(4), "", 2);
   FA_CHECK(run(engine, {nullptr, nullptr}, 0)[0].empty());

@@ -42,7 +42,12 @@ _LAZY = {"Face": ".photo", "FaceAnalyzer": ".photo", "align": ".photo", "similar
 def __getattr__(name: str) -> Any:
     """Parts that need an extra are imported when they are first used."""
     if name == "reference":
-        return import_module(".reference", __name__)
+        try:
+            return import_module(".reference", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError("faceattr_fast.reference needs PyTorch: pip install 'faceattr_fast[torch]'") from error
     if name == "__version__":
         return _version()
     if name in _LAZY:

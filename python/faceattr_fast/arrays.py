@@ -11,7 +11,7 @@ from .errors import DeviceError
 
 __all__ = ["as_outputs", "as_pixels"]
 
-_DLPACK_CPU = 1
+_DLPACK_HOST = (1, 3)  # plain memory, and pinned memory that a GPU could read too
 
 
 def as_pixels(pixels: Any, size: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def _to_numpy(pixels: Any, wanted: str) -> np.ndarray:
             pixels = pixels.detach()
         try:
             kind, index = pixels.__dlpack_device__()
-            if kind == _DLPACK_CPU:
+            if kind in _DLPACK_HOST:
                 return np.from_dlpack(pixels)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(f"pixels: expected {wanted}, got what numpy cannot read: {error}") from error

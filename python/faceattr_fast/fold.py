@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .layers import BN_EPS, Layer
-from .spec import NetworkSpec
 
-__all__ = ["FoldedLayer", "fold", "fold_layer"]
+__all__ = ["FoldedLayer", "fold_layer"]
 
 Array = np.ndarray
 
@@ -38,8 +37,3 @@ def fold_layer(layer: Layer, tensors: Mapping[str, Array]) -> FoldedLayer:
     )
     scale = gamma / np.sqrt(variance + BN_EPS)
     return FoldedLayer(weight * scale[:, None, None, None], beta - mean * scale)
-
-
-def fold(spec: NetworkSpec, tensors: Mapping[str, Array]) -> dict[str, FoldedLayer]:
-    """Every layer of the trunk and of each head's own copies, by prefix (``blocks.3.reduce``, ``heads.age.fc``)."""
-    return {layer.prefix: fold_layer(layer, tensors) for layer in spec.layers()}

@@ -17,7 +17,7 @@ from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
 from .errors import DeviceError, WeightsError
-from .plan import Plan
+from .plan import LinearHead, Plan, ShiftedMeans
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
 from .threads import thread_count
@@ -286,7 +286,7 @@ def check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ..
 
 def _output_shapes(plan: Plan, images: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
-    vectors = {phase.dst for phase in plan.phases if type(phase).__name__ in ("ShiftedMeans", "LinearHead")}
+    vectors = {phase.dst for phase in plan.phases if isinstance(phase, (ShiftedMeans, LinearHead))}
     for name, output in plan.outputs.items():
         shape = plan.tensors[output.tensor]
         spatial = () if output.tensor in vectors else (shape.height, shape.width)

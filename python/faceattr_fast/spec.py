@@ -24,6 +24,9 @@ EMOTION_LABELS = ("happy", "sad", "angry", "surprised", "disgusted", "scared", "
 AGE_LABELS = (
     "0-2", "3", "4-6", "7", "8-14", "15-20", "21-24", "25-32", "33-37", "38-43", "44-47", "48-53", "54-59", "60+",
 )  # fmt: skip
+# "60+" has no upper end: ten years past its start, about the mean age of grown-ups beyond it in photo collections.
+_OPEN_BIN_YEARS = 10.0
+
 # The paper prints the first eight; the ninth follows the stock-photo scheme it uses (reconstruction).
 ETHNICITY_LABELS = (
     "black", "east-asian", "hispanic", "middle-eastern", "pacific-islander", "south-asian", "south-east-asian", "white",
@@ -135,6 +138,8 @@ class HeadSpec:
             value = getattr(self, name)
             if value is None:
                 continue
+            if isinstance(value, str):
+                raise ValueError(f"{owner}: {name} must be a sequence, got the string {value!r}")
             value = tuple(convert(v) for v in value)
             if len(value) != self.classes:
                 raise ValueError(f"{owner}: {name} needs {self.classes} entries, one per class, got {len(value)}")
@@ -145,6 +150,17 @@ class HeadSpec:
     @property
     def class_labels(self) -> tuple[str, ...]:
         return self.labels if self.labels is not None else tuple(str(i) for i in range(self.classes))
+
+
+def years_of_label(label: str) -> float | None:
+    """Years that stand for an age label: ``"8-14"`` 11, ``"3"`` 3, ``"60+"`` 70; None for anything else."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+)|(\+))?", label)
+    if match is None:
+        return None
+    low = float(match[1])
+    if match[3]:
+        return low + _OPEN_BIN_YEARS
+    return (low + float(match[2])) / 2 if match[2] else low
 
 
 def canonical_branch(branch: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import dataclass, field
 from importlib.resources import files
 from os import PathLike
@@ -159,7 +160,7 @@ def write_weights(path: str | PathLike[str], weights: Weights, dtype: str = "flo
             raise ValueError(f"tensor {name!r} has values beyond the range of {dtype}")
     entry = {**weights.metadata, "format": FORMAT_VERSION, "spec": json.loads(weights.spec.to_json())}
     data = serialize(stored, metadata={METADATA_KEY: json.dumps(entry)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # writers must not meet
     try:
         with open(temporary, "xb") as file:
             file.write(data)

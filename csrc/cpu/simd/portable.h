@@ -15,7 +15,7 @@ struct PortableF32 {
   static PortableF32 load(const float* p) { return {*reinterpret_cast<const Unaligned*>(p)}; }
   static PortableF32 broadcast(const float* p) { return {Native{} + *p}; }
   void store(float* p) const { *reinterpret_cast<Unaligned*>(p) = v; }
-  // a * b + *this; fused where the target contracts.
+  // a * b + *this, rounded twice: the build forbids contraction, so that all code rounds as it is written.
   void add_product(PortableF32 a, PortableF32 b) { v += a.v * b.v; }
   PortableF32 operator+(PortableF32 o) const { return {v + o.v}; }
   PortableF32 operator-(PortableF32 o) const { return {v - o.v}; }

@@ -90,11 +90,6 @@ def float64_reference(weights: Weights, pixels: np.ndarray) -> dict[str, np.ndar
 
 def attribute_net(weights: Weights) -> FaceAttrNet:
     """The torch module in evaluation mode, without the identity layer, which the others do not compute either."""
-    import torch
+    from ..reference.model import module_of
 
-    from ..reference import FaceAttrNet
-
-    net = FaceAttrNet(replace(weights.spec, identities=None), seed=0)
-    state = {name: torch.from_numpy(np.array(value)) for name, value in weights.tensors.items()}
-    net.load_state_dict(state, strict=False)  # without num_batches_tracked, with an identity layer to pass over
-    return net.eval()
+    return module_of(weights, replace(weights.spec, identities=None))

@@ -14,6 +14,9 @@ __all__ = ["OPTIONAL", "cpu_model", "describe_machine", "installed"]
 # Four distributions of one package.
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 
+# Distributions of the same package under other names.
+PROVIDERS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
 # Name, the distributions that provide it, the extra that brings it.
 OPTIONAL = (
     ("OpenCV", _OPENCV, "photo"),
@@ -21,7 +24,7 @@ OPTIONAL = (
     ("PyTorch", ("torch",), "torch"),
     ("ONNX", ("onnx",), "onnx"),
     ("ONNX Script", ("onnxscript",), "onnx"),
-    ("ONNX Runtime", ("onnxruntime", "onnxruntime-gpu"), "bench"),
+    ("ONNX Runtime", PROVIDERS["onnxruntime"], "bench"),
     ("OpenVINO", ("openvino",), "bench"),
 )
 

@@ -18,7 +18,7 @@ from .. import __version__
 from ..forward import FastForward
 from .contenders import CONTENDERS, PEERS, Contender
 from .inputs import Inputs, write_inputs
-from .machine import describe_machine, installed
+from .machine import PROVIDERS, describe_machine, installed
 from .process import Worker, WorkerError, machine_cpu_seconds
 from .report import make_rows, worst_error
 
@@ -124,7 +124,7 @@ def run_benchmark(weights: Path, settings: Settings, report: Report = lambda rou
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "plan": description.hash,
         "multiply_adds_as_given": description.multiply_adds_as_given,
-        "multiply_adds_executed": description.products,
+        "products_executed": description.products,
         "left_out": left_out,
         "rows": [asdict(row) for row in make_rows(measured, description.multiply_adds_as_given)],
         "measurements": measured,
@@ -135,7 +135,7 @@ def _present(settings: Settings, left_out: dict[str, str]) -> dict[str, Contende
     """Those that take part: ours, and the peers asked for whose packages are installed."""
     chosen = {name: c for name, c in CONTENDERS.items() if c.group not in PEERS or c.group in settings.peers}
     for name, contender in list(chosen.items()):
-        missing = [p for p in contender.packages if p != "faceattr_fast" and installed((p,)) is None]
+        missing = [p for p in contender.packages if p != "faceattr_fast" and installed(PROVIDERS.get(p, (p,))) is None]
         if missing:
             left_out[name] = f"{', '.join(missing)} not installed: pip install 'faceattr_fast[bench]'"
             del chosen[name]

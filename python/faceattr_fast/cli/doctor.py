@@ -116,8 +116,8 @@ def _kernels(weights: Weights | None, problems: list[str]) -> Iterator[str]:
         kinds.setdefault(phase.kind, set()).add(phase.kernel)
     for kind, kernels in kinds.items():
         yield f"{kind:14} {', '.join(sorted(kernels))}"
-    given, executed = description.multiply_adds_as_given / 1e6, description.multiply_adds / 1e6
-    yield f"{given:.1f} M multiply-adds as given, {executed:.1f} M executed; plan {description.hash[:12]}"
+    given, executed = description.multiply_adds_as_given / 1e6, description.products / 1e6
+    yield f"{given:.1f} M multiply-adds as given, {executed:.1f} M products executed; plan {description.hash[:12]}"
 
 
 def _weights(path: Path, weights: Weights | None) -> Iterator[str]:

@@ -54,9 +54,16 @@ def _in_folder(folder: Path) -> list[Path]:
         found += [
             Path(parent, name)
             for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            if not name.startswith(".")
+            and os.path.splitext(name)[1].lower() in SUFFIXES
+            and not _is_special(Path(parent, name))
         ]
     return sorted(found)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe, socket or device: to open it could wait for ever. A broken link is reported later, as any bad file."""
+    return path.exists() and not path.is_file()
 
 
 def _with_unique_names(found: Iterable[tuple[Path, Path]]) -> Iterator[Picture]:

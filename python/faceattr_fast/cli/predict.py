@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     pictures = find_pictures(arguments.paths)
+    if arguments.out and arguments.out.resolve() in {picture.path.resolve() for picture in pictures}:
+        raise UsageError(f"--out {arguments.out} would overwrite a picture that is read: give another file")
     targets = _annotated(pictures, arguments.annotate) if arguments.annotate else None
     analyzer = load_analyzer(arguments, arguments.heads, arguments.sensitive)
     as_json: bool = arguments.json
@@ -110,7 +112,7 @@ class _Table:
 
     def __init__(self, pictures: Sequence[Picture], heads: Sequence[HeadSpec]) -> None:
         self._heads = heads
-        self._file = min(48, max(4, *(len(str(picture.path)) for picture in pictures), 4))
+        self._file = min(48, max(4, *(len(str(picture.path)) for picture in pictures)))
         self._widths = [max(len(head.name), *map(len, head.class_labels)) + len(" 100%") for head in heads]
 
     def header(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         a, b = (_embedding(analyzer, path, arguments.crops) for path in (arguments.a, arguments.b))
         cosine = similarity(a, b)
-    except (ValueError, OSError, ImportError) as error:  # a picture that cannot be read, or has no face
+    except Exception as error:  # a picture that cannot be read, or has no face: whatever it is, no traceback
         print(f"faceattr verify: {error}", file=sys.stderr)
         return 1
     figures = verification(analyzer.fast.metadata)
@@ -49,10 +50,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def verification(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a weights file says about verification; empty if it says nothing."""
+    """What a weights file says about verification: numbers ``value``, ``n`` and ``threshold``, a string ``data``.
+
+    A file may say anything; what is not of its type is left out.
+    """
     accuracy = metadata.get("accuracy")
     figures = accuracy.get("verification") if isinstance(accuracy, Mapping) else None
-    return figures if isinstance(figures, Mapping) else {}
+    if not isinstance(figures, Mapping):
+        return {}
+    kept: dict[str, Any] = {}
+    for name in ("value", "n", "threshold"):
+        number = figures.get(name)
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number):
+            kept[name] = number
+    if isinstance(figures.get("data"), str):
+        kept["data"] = figures["data"]
+    return kept
 
 
 def meaning(cosine: float, figures: Mapping[str, Any]) -> str:

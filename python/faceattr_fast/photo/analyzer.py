@@ -120,6 +120,8 @@ class FaceAnalyzer:
         from ..weights import read_spec, shipped_weights
 
         path = shipped_weights() if weights is None else weights
+        if heads is not None and not isinstance(heads, (str, bytes)):
+            heads = tuple(heads)  # an iterator can be read once
         if heads is None and not sensitive:
             heads = ["embedding", *(h.name for h in read_spec(path).heads if h.name not in SENSITIVE_HEADS)]
         elif heads is not None and not sensitive and not set(heads).isdisjoint(SENSITIVE_HEADS):

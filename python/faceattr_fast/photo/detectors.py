@@ -216,10 +216,10 @@ def find_detector(detector: str | Detector = "auto", model: str | PathLike[str] 
     elif detector in ("auto", "yunet"):
         from .yunet_model import cached_yunet, download_yunet
 
-        path = model or os.environ.get(YUNET_ENVIRONMENT) or cached_yunet()
-        if path is None and detector == "yunet":
-            path = download_yunet()
-        chosen = HaarDetector() if path is None else YuNetDetector(path)
+        source = model or os.environ.get(YUNET_ENVIRONMENT) or cached_yunet()
+        if source is None and detector == "yunet":
+            source = download_yunet()
+        chosen = HaarDetector() if source is None else YuNetDetector(source)
     else:
         raise ValueError(f"detector must be 'auto', 'haar', 'yunet' or an object, got {detector!r}")
     if model is not None and not isinstance(chosen, YuNetDetector):

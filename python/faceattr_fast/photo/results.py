@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,15 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..spec import HeadSpec, NetworkSpec
+from ..spec import HeadSpec, NetworkSpec, years_of_label
 from .detectors import Box
 
 __all__ = ["Attribute", "Face", "Failure", "interpret", "probabilities", "similarity"]
 
 _SIGMOID_THRESHOLD = 0.5
-
-# "60+" has no upper end: ten years past its start, about the mean age of grown-ups beyond it in photo collections.
-_OPEN_BIN_YEARS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,19 +226,8 @@ def _trained(head: HeadSpec) -> NDArray[np.bool_]:
 
 
 def _expected_years(labels: tuple[str, ...], p: NDArray[np.float64]) -> float | None:
-    centres = [_bin_centre(label) for label in labels]
+    centres = [years_of_label(label) for label in labels]
     return None if None in centres else float(np.dot(p, np.array(centres, np.float64)))
-
-
-def _bin_centre(label: str) -> float | None:
-    """``"8-14"``: 11; ``"3"``: 3; ``"60+"``: 70; None for anything else."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+)|(\+))?", label)
-    if match is None:
-        return None
-    low = float(match[1])
-    if match[3]:
-        return low + _OPEN_BIN_YEARS
-    return (low + float(match[2])) / 2 if match[2] else low
 
 
 def _finite(value: float) -> float | None:

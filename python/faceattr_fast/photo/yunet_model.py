@@ -29,17 +29,17 @@ def yunet_cache() -> Path:
     return (Path(folder) if folder else Path.home() / ".cache" / "faceattr") / FILE_NAME
 
 
-def cached_yunet() -> Path | None:
+def cached_yunet() -> bytes | None:
     """The model in the cache, or None: not there, or not the file whose digest is pinned (which is logged)."""
-    path = yunet_cache()
     try:
+        path = yunet_cache()
         data = path.read_bytes()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: nobody knows where this user's home is
         return None
     if hashlib.sha256(data).hexdigest() != SHA256:
         logger.warning("%s is not the YuNet model expected (other SHA-256) and is not used", path)
         return None
-    return path
+    return data
 
 
 def download_yunet(url: str = URL, timeout: float = 30.0) -> Path:

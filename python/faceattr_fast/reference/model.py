@@ -191,7 +191,12 @@ def save(
 def load(path: str | PathLike[str]) -> FaceAttrNet:
     """The module of a weights file, in evaluation mode. Raises WeightsError as ``FastForward.load`` does."""
     weights = read_weights(path)
-    net = FaceAttrNet(weights.spec, seed=0)
+    return module_of(weights, weights.spec)
+
+
+def module_of(weights: Weights, spec: NetworkSpec) -> FaceAttrNet:
+    """The module of ``spec``, a part of what ``weights`` hold, in evaluation mode."""
+    net = FaceAttrNet(spec, seed=0)
     state = {name: torch.from_numpy(np.array(value)) for name, value in weights.tensors.items()}
-    net.load_state_dict(state, strict=False)  # all names were checked; only num_batches_tracked is absent
+    net.load_state_dict(state, strict=False)  # names were checked; num_batches_tracked is absent, a head may be over
     return net.eval()

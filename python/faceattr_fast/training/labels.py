@@ -6,11 +6,12 @@ A target is a row of class weights; a row of zeros says that the label is unknow
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS
+from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS, years_of_label
 
 __all__ = [
     "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_targets", "emotion_index", "expected_age",
@@ -28,15 +29,7 @@ _ETHNICITY_OF_RACE = {0: "white", 1: "black", 2: "east-asian", 3: "south-asian"}
 TRAINED_ETHNICITIES = tuple(label in _ETHNICITY_OF_RACE.values() for label in ETHNICITY_LABELS)
 
 
-def _bounds(label: str) -> tuple[int, float]:
-    """First and last whole year of an age label: '4-6', '7' or '60+'."""
-    if label.endswith("+"):
-        return int(label[:-1]), math.inf
-    first, _, last = label.partition("-")
-    return int(first), int(last or first)
-
-
-_FIRST_YEARS = np.array([_bounds(label)[0] for label in AGE_LABELS])
+_FIRST_YEARS = np.array([int(re.split(r"[-+]", label)[0]) for label in AGE_LABELS])
 
 
 def age_bin(years: int) -> int:
@@ -48,8 +41,7 @@ def age_bin(years: int) -> int:
 
 def age_centres(labels: Sequence[str] = AGE_LABELS) -> np.ndarray:
     """Years that stand for each age label, float64: the middle of its bounds; '60+' stands for 70."""
-    bounds = [_bounds(label) for label in labels]
-    return np.array([first + 10 if last == math.inf else (first + last) / 2 for first, last in bounds])
+    return np.array([years_of_label(label) for label in labels], np.float64)
 
 
 def expected_age(probabilities: np.ndarray) -> np.ndarray:

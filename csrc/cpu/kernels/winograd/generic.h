@@ -83,7 +83,7 @@ struct WinogradTransforms {
 
  private:
   static Vec constant(float value) { return Vec::broadcast(&value); }
-  // a + factor * b, rounded once.
+  // a + factor * b.
   static Vec plus(Vec a, float factor, Vec b) {
     a.add_product(constant(factor), b);
     return a;
