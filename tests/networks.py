@@ -76,8 +76,9 @@ def head_error(found, expected):
 
 
 def worst_error(found, expected):
-    """The largest error of a head, and its name; a subset of ``expected`` is the caller's to choose."""
-    assert found.keys() == expected.keys()
+    """The largest error of a head, and its name; ``found`` may be some of the outputs: callers check which."""
+    assert found
+    assert found.keys() <= expected.keys()
     return max((head_error(found[name], expected[name]), name) for name in found)
 
 
