@@ -1,4 +1,4 @@
-"""Train the demonstration weights that the package ships, and measure them on faces that training never saw.
+"""Train demonstration weights like those that the package ships, and measure them on faces held out from training.
 
     python scripts/train_demo_weights.py --data DIR --out FILE [--cache DIR] [--minutes 70]
 

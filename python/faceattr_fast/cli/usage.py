@@ -100,4 +100,4 @@ class _NoDetector:
     name = "none"
 
     def detect(self, image: Any) -> list[Any]:
-        raise NotImplementedError("these pictures are crops")
+        raise RuntimeError("these pictures are crops: they need no detector")
