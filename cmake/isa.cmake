@@ -18,7 +18,7 @@ else()
   set(FACEATTR_ISAS scalar)
 endif()
 
-set(FACEATTR_KERNEL_FAMILIES segmented_conv winograd shifted_means linear stem)
+set(FACEATTR_KERNEL_FAMILIES segmented_conv quantized_conv winograd shifted_means linear stem)
 
 # Adds one object library per instruction set and lists them in `objects`.
 function(faceattr_add_kernels objects)

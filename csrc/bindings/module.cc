@@ -18,8 +18,13 @@ namespace {
 using faceattr::Engine;
 using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
+using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
+using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 
-std::vector<float> to_vector(const FloatArray& array) { return {array.data(), array.data() + array.size()}; }
+template <class Value>
+std::vector<Value> to_vector(const py::array_t<Value, py::array::c_style>& array) {
+  return {array.data(), array.data() + array.size()};
+}
 
 std::string shape_text(const py::array& array) { return py::str(py::tuple(array.attr("shape"))).cast<std::string>(); }
 
@@ -128,6 +133,14 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("height"), py::arg("width"), py::arg("channels"), "Returns the tensor's index.")
       .def(
+          "integer_tensor",
+          [](Plan& plan, int height, int width, const FloatArray& scale, int low) {
+            plan.tensors.push_back({height, width, static_cast<int>(scale.size()), to_vector(scale), low});
+            return static_cast<int>(plan.tensors.size()) - 1;
+          },
+          py::arg("height"), py::arg("width"), py::arg("scale").noconvert(), py::arg("low"),
+          "Of integers from low to low + 255, each times the scale of its channel. Returns the tensor's index.")
+      .def(
           "stem",
           [](Plan& plan, int dst, const FloatArray& weight, const FloatArray& bias) {
             plan.phases.emplace_back(faceattr::StemPhase{dst, to_vector(weight), to_vector(bias)});
@@ -163,6 +176,30 @@ PYBIND11_MODULE(_core, m) {
           py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("direct_segments"),
           py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(), py::arg("relu"), py::arg("residual"),
           "Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed.")
+      .def(
+          "quantized_stem",
+          [](Plan& plan, int dst, const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier) {
+            plan.phases.emplace_back(
+                faceattr::QuantizedStemPhase{dst, to_vector(weight), to_vector(bias), to_vector(multiplier)});
+          },
+          py::arg("dst"), py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("multiplier").noconvert(),
+          "weight: [oc, 7, 7, 3].")
+      .def(
+          "quantized_conv",
+          [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
+             const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier, bool relu, int residual,
+             int copy, const FloatArray& inverse) {
+            faceattr::QuantizedConvPhase phase{
+                dst,      {},   to_vector(weight), to_vector(bias), to_vector(multiplier), relu,
+                residual, copy, to_vector(inverse)};
+            for (const auto& [src, start, count, kernel, stride] : segments) {
+              phase.segments.push_back({src, start, count, kernel, stride});
+            }
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+          py::arg("multiplier").noconvert(), py::arg("relu"), py::arg("residual"), py::arg("copy"),
+          py::arg("inverse").noconvert(), "As segmented_conv; copy: a tensor of integers or -1, inverse: its factors.")
       .def(
           "shifted_means",
           [](Plan& plan, int dst, int src, int kernel, int stride, int start, int count) {

@@ -4,15 +4,6 @@
 #include "cpu/runners.h"
 
 namespace faceattr::cpu {
-namespace {
-
-// What may stay in a core's cache between uses: half of 512 KiB, the smallest L2 of current servers.
-constexpr double kCacheBytes = 256.0 * 1024;
-// With fewer work items than this per thread, positions are cut further so that no thread waits long for another.
-constexpr int kItemsPerThread = 8;
-
-}  // namespace
-
 ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
     : kernel_(&best(kernel_lists().SegmentedConv, layout.features)),
       shape_(layout.plan.tensors[phase.dst]),
@@ -54,45 +45,34 @@ ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
   args_.dst_pixel_pitch = dst_.pixel_pitch;
   args_.residual_row_pitch = residual_.row_pitch;
   args_.residual_pixel_pitch = residual_.pixel_pitch;
-  choose_blocking(phase, layout);
+  blocking_ =
+      Blocking(phase.segments, layout.plan.tensors, shape_, 4.0, 4.0 * static_cast<double>(weights_.size()), panels_);
 }
 
-// Either the weights of one panel stay in cache while all positions pass, or a block of positions stays while all
-// panels pass. Choose what moves fewer bytes from the outer cache; which outputs are computed when has no effect on
-// their bits.
-void ConvRunner::choose_blocking(const SegmentedConvPhase& phase, const Layout& layout) {
-  double input = 0;
-  for (const Segment& s : phase.segments) {
-    const TensorShape& src = layout.plan.tensors[s.src];
-    const double used = s.kernel >= s.stride ? 1.0 : 1.0 / s.stride;  // rows that a strided 1x1 skips are never loaded
-    input += 4.0 * src.height * src.width * s.count * used;
-  }
-  const double weights = 4.0 * static_cast<double>(weights_.size());
-  double least = weights + (input > kCacheBytes ? input * panels_ : input);
-  for (int rows = shape_.height; rows >= 1; --rows) {
-    const int blocks = (shape_.height + rows - 1) / rows;
-    if (input / blocks > kCacheBytes) continue;
-    const double bytes = input + (weights > kCacheBytes ? weights * blocks : weights);
-    if (bytes < least) {
-      least = bytes;
-      panel_outer_ = false;
-      blocks_ = blocks;
+namespace {
+
+template <class Value>
+void clear_border(Value* base, const MapPlacement& map, const TensorShape& shape, const Team& team) {
+  const Team::Range rows = team.share(shape.height + 2);
+  for (std::int64_t y = rows.begin; y < rows.end; ++y) {
+    Value* row = base + y * map.row_pitch;
+    if (y == 0 || y == shape.height + 1) {
+      std::fill_n(row, map.row_pitch, Value{0});
+    } else {
+      std::fill_n(row, map.pixel_pitch, Value{0});
+      std::fill_n(row + map.row_pitch - map.pixel_pitch, map.pixel_pitch, Value{0});
     }
   }
 }
+
+}  // namespace
 
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team) {
   if (map.border == 0) return;
-  float* base = arena + map.offset;
-  const Team::Range rows = team.share(shape.height + 2);
-  for (std::int64_t y = rows.begin; y < rows.end; ++y) {
-    float* row = base + y * map.row_pitch;
-    if (y == 0 || y == shape.height + 1) {
-      std::fill_n(row, map.row_pitch, 0.0f);
-    } else {
-      std::fill_n(row, map.pixel_pitch, 0.0f);
-      std::fill_n(row + map.row_pitch - map.pixel_pitch, map.pixel_pitch, 0.0f);
-    }
+  if (shape.integer()) {
+    clear_border(integers(arena + map.offset), map, shape, team);
+  } else {
+    clear_border(arena + map.offset, map, shape, team);
   }
 }
 
@@ -107,19 +87,7 @@ SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {
 void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
   clear_border(dst_, shape_, memory.arena, team);
   const SegmentedConvArgs args = bind(memory);
-  const std::int64_t pixels = static_cast<std::int64_t>(shape_.height) * shape_.width;
-  std::int64_t blocks = blocks_;
-  if (team.size > 1) {
-    while (blocks * panels_ % team.size != 0 && blocks * panels_ < kItemsPerThread * team.size && blocks < pixels)
-      ++blocks;
-  }
-  const Team::Range items = team.share(blocks * panels_);
-  for (std::int64_t item = items.begin; item < items.end; ++item) {
-    const std::int64_t panel = panel_outer_ ? item / blocks : item % panels_;
-    const std::int64_t block = panel_outer_ ? item % blocks : item / panels_;
-    kernel_->run(args, static_cast<int>(pixels * block / blocks), static_cast<int>(pixels * (block + 1) / blocks),
-                 static_cast<int>(panel));
-  }
+  blocking_.run(team, [&](int begin, int end, int panel) { kernel_->run(args, begin, end, panel); });
 }
 
 void ConvRunner::run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const {

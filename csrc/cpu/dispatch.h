@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernels/linear/linear.h"
+#include "cpu/kernels/quantized_conv/quantized_conv.h"
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
@@ -21,6 +22,7 @@ struct Candidate {
 // kernel_list.inc by family, best first; the last of each needs no feature.
 struct KernelLists {
   std::vector<Candidate<SegmentedConvKernel>> SegmentedConv;
+  std::vector<Candidate<QuantizedConvKernel>> QuantizedConv;
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
   std::vector<Candidate<LinearKernel>> Linear;
   std::vector<Candidate<StemKernel>> Stem;

@@ -53,6 +53,11 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else if (const auto* p = std::get_if<WinogradConvPhase>(&phase)) {
       runners_.emplace_back(std::in_place_type<WinogradRunner>, *p, layout, memory_.workspaces[runners_.size()]);
       scratch_floats_ = std::max(scratch_floats_, std::get<WinogradRunner>(runners_.back()).scratch_floats());
+    } else if (const auto* p = std::get_if<QuantizedStemPhase>(&phase)) {
+      runners_.emplace_back(std::in_place_type<QuantizedStemRunner>, *p, layout);
+      scratch_floats_ = std::max(scratch_floats_, std::get<QuantizedStemRunner>(runners_.back()).scratch_floats());
+    } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
+      runners_.emplace_back(std::in_place_type<QuantizedConvRunner>, *p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
       runners_.emplace_back(std::in_place_type<MeansRunner>, *p, layout);
     } else {
@@ -68,6 +73,8 @@ std::size_t Executor::packed_floats() const {
     if (const auto* stem = std::get_if<StemRunner>(&runner)) floats += stem->packed_floats();
     if (const auto* conv = std::get_if<ConvRunner>(&runner)) floats += conv->packed_floats();
     if (const auto* winograd = std::get_if<WinogradRunner>(&runner)) floats += winograd->packed_floats();
+    if (const auto* stem = std::get_if<QuantizedStemRunner>(&runner)) floats += stem->packed_floats();
+    if (const auto* conv = std::get_if<QuantizedConvRunner>(&runner)) floats += conv->packed_floats();
     if (const auto* linear = std::get_if<LinearRunner>(&runner)) floats += linear->packed_floats();
   }
   return floats;
@@ -97,6 +104,10 @@ bool Executor::run_image(const Pixels& pixels, std::int64_t image, const ImageMe
       conv->run(memory, team);
     } else if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[p])) {
       winograd->run(memory, team);
+    } else if (const auto* stem = std::get_if<QuantizedStemRunner>(&runners_[p])) {
+      finite &= stem->run(pixels, image, memory, team);
+    } else if (const auto* conv = std::get_if<QuantizedConvRunner>(&runners_[p])) {
+      conv->run(memory, team);
     } else if (const auto* means = std::get_if<MeansRunner>(&runners_[p])) {
       means->run(memory, team);
     } else {
@@ -129,10 +140,15 @@ void Executor::copy_maps(const ImageMemory& memory, std::int64_t image, float* c
     const MapPlacement& map = memory_.maps[output.tensor];
     const Team::Range rows = team.share(shape.height);
     for (std::int64_t y = rows.begin; y < rows.end; ++y) {
-      const float* src = memory.arena + map.interior() + y * map.row_pitch + output.start;
       float* dst = outputs[o] + image * output_floats(output) + y * shape.width * output.count;
-      for (int x = 0; x < shape.width; ++x) {
-        std::copy_n(src + x * map.pixel_pitch, output.count, dst + static_cast<std::int64_t>(x) * output.count);
+      for (int x = 0; x < shape.width; ++x, dst += output.count) {
+        const std::int64_t offset = y * map.row_pitch + x * map.pixel_pitch + output.start;
+        if (shape.integer()) {
+          const std::int16_t* src = integers(memory.arena) + map.integer_interior() + offset;
+          for (int c = 0; c < output.count; ++c) dst[c] = static_cast<float>(src[c]) * shape.scale[output.start + c];
+        } else {
+          std::copy_n(memory.arena + map.interior() + offset, output.count, dst);
+        }
       }
     }
   }

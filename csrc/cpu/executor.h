@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "cpu/quantized_runners.h"
 #include "cpu/runners.h"
 
 namespace faceattr::cpu {
@@ -44,7 +45,8 @@ class Executor {
   void fill_nan(std::int64_t image, float* const* outputs) const;
 
  private:
-  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, MeansRunner, LinearRunner>;
+  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, QuantizedStemRunner, QuantizedConvRunner,
+                              MeansRunner, LinearRunner>;
 
   void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
 

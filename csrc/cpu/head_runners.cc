@@ -6,7 +6,7 @@
 namespace faceattr::cpu {
 namespace {
 
-constexpr int kChannelsPerItem = 64;  // of one tap: four cache lines per position
+constexpr int kChannelsPerItem = kShiftedMeansChannels;  // of one tap: four cache lines of floats per position
 
 }  // namespace
 
@@ -14,7 +14,9 @@ MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
     : kernel_(&best(kernel_lists().ShiftedMeans, layout.features)), dst_(layout.vector_offsets[phase.dst]) {
   const MapPlacement& map = layout.memory.maps[phase.src];
   const TensorShape& shape = layout.plan.tensors[phase.src];
-  src_ = map.interior() + phase.start;
+  integer_ = shape.integer();
+  src_ = (integer_ ? map.integer_interior() : map.interior()) + phase.start;
+  if (integer_) scale_.assign(shape.scale.begin() + phase.start, shape.scale.begin() + phase.start + phase.count);
   args_.row_pitch = map.row_pitch;
   args_.pixel_pitch = map.pixel_pitch;
   args_.height = shape.height;
@@ -29,12 +31,15 @@ MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
 void MeansRunner::run(const ImageMemory& memory, const Team& team) const {
   ShiftedMeansArgs args = args_;
   args.src = memory.arena + src_;
+  args.integers = integers(memory.arena) + src_;
+  args.scale = scale_.data();
   args.dst = memory.vectors + dst_;
   const int chunks = (args.count + kChannelsPerItem - 1) / kChannelsPerItem;
   const Team::Range items = team.share(static_cast<std::int64_t>(args.kernel) * args.kernel * chunks);
   for (std::int64_t item = items.begin; item < items.end; ++item) {
     const int begin = static_cast<int>(item % chunks) * kChannelsPerItem;
-    kernel_->run(args, static_cast<int>(item / chunks), begin, std::min(begin + kChannelsPerItem, args.count));
+    const auto run = integer_ ? kernel_->run_integers : kernel_->run;
+    run(args, static_cast<int>(item / chunks), begin, std::min(begin + kChannelsPerItem, args.count));
   }
 }
 

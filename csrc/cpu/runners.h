@@ -6,6 +6,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
+#include "cpu/blocking.h"
 #include "cpu/dispatch.h"
 #include "plan/memory_planner.h"
 #include "plan/phase.h"
@@ -35,6 +36,9 @@ struct Layout {
 
 // Zeroes this member's rows of the border of a map, if it has one: the arena's last content lies there.
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team);
+
+// The positions of an image as integers, for arithmetic with the offsets of integer maps.
+inline std::int16_t* integers(float* arena) { return reinterpret_cast<std::int16_t*>(arena); }
 
 class StemRunner {
  public:
@@ -71,7 +75,6 @@ class ConvRunner {
 
  private:
   SegmentedConvArgs bind(const ImageMemory& memory) const;
-  void choose_blocking(const SegmentedConvPhase& phase, const Layout& layout);
 
   const SegmentedConvKernel* kernel_;
   AlignedBuffer weights_, bias_;
@@ -82,8 +85,7 @@ class ConvRunner {
   MapPlacement dst_, residual_;
   bool has_residual_;
   int panels_;
-  bool panel_outer_ = true;  // all positions of a panel, then the next panel; else all panels of a block of positions
-  int blocks_ = 1;           // of positions
+  Blocking blocking_;
 };
 
 // Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
@@ -136,6 +138,8 @@ class MeansRunner {
   const ShiftedMeansKernel* kernel_;
   ShiftedMeansArgs args_;
   std::size_t src_, dst_;
+  bool integer_;
+  std::vector<float> scale_;
 };
 
 class LinearRunner {

@@ -20,8 +20,13 @@ void extend(Life& life, int phase) {
 
 std::size_t align(std::size_t floats) { return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
 
+// Integers are read four at a time.
+int pixel_pitch(const TensorShape& shape) { return shape.integer() ? (shape.channels + 3) / 4 * 4 : shape.channels; }
+
 std::size_t padded_floats(const TensorShape& shape, int border) {
-  return align(static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border) * shape.channels);
+  const std::size_t positions = static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border);
+  const std::size_t values = positions * pixel_pitch(shape);
+  return align(shape.integer() ? values / kIntegersPerFloat : values);
 }
 
 // A piece of the arena: a map, or what one phase works in.
@@ -59,6 +64,13 @@ const SegmentedConvPhase* convolution(const Phase& phase) {
   return std::get_if<SegmentedConvPhase>(&phase);
 }
 
+// The map that a phase adds, or -1.
+int shortcut(const Phase& phase) {
+  if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) return quantized->residual;
+  const SegmentedConvPhase* conv = convolution(phase);
+  return conv == nullptr ? -1 : conv->residual;
+}
+
 // Visits every (tensor, kernel) that a phase reads.
 template <class Visit>
 void for_each_read(const Phase& phase, const Visit& visit) {
@@ -68,6 +80,9 @@ void for_each_read(const Phase& phase, const Visit& visit) {
   if (const SegmentedConvPhase* conv = convolution(phase)) {
     for (const Segment& s : conv->segments) visit(s.src, s.kernel);
     if (conv->residual >= 0) visit(conv->residual, 1);
+  } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) {
+    for (const Segment& s : quantized->segments) visit(s.src, s.kernel);
+    if (quantized->residual >= 0) visit(quantized->residual, 1);
   } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&phase)) {
     visit(means->src, 1);  // clips its taps itself
   }
@@ -83,6 +98,8 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   std::vector<Life> lives(count);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
     std::visit([&](const auto& phase) { extend(lives[destination(phase)], p); }, plan.phases[p]);
+    const auto* quantized = std::get_if<QuantizedConvPhase>(&plan.phases[p]);
+    if (quantized != nullptr && quantized->copy >= 0) extend(lives[quantized->copy], p);
     for_each_read(plan.phases[p], [&](int tensor, int kernel) {
       extend(lives[tensor], p);
       if (kernel == 3) result.maps[tensor].border = 1;
@@ -94,22 +111,23 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   std::vector<int> root(count);
   std::iota(root.begin(), root.end(), 0);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
-    const SegmentedConvPhase* conv = convolution(plan.phases[p]);
-    if (conv == nullptr || conv->residual < 0 || lives[conv->residual].last != p) continue;
+    const int residual = shortcut(plan.phases[p]);
+    if (residual < 0 || lives[residual].last != p) continue;
+    const int dst = std::visit([](const auto& phase) { return destination(phase); }, plan.phases[p]);
     int reads = 0;
-    for_each_read(plan.phases[p], [&](int tensor, int) { reads += tensor == conv->residual; });
-    if (reads > 1 || result.maps[conv->residual].border != result.maps[conv->dst].border) continue;
-    root[conv->dst] = root[conv->residual];
-    Life& life = lives[root[conv->dst]];
-    life.last = std::max(life.last, lives[conv->dst].last);
+    for_each_read(plan.phases[p], [&](int tensor, int) { reads += tensor == residual; });
+    if (reads > 1 || result.maps[residual].border != result.maps[dst].border) continue;
+    root[dst] = root[residual];
+    Life& life = lives[root[dst]];
+    life.last = std::max(life.last, lives[dst].last);
   }
 
   std::vector<Block> blocks;
   for (int t = 0; t < count; ++t) {
     const TensorShape& shape = plan.tensors[t];
     MapPlacement& map = result.maps[t];
-    map.pixel_pitch = shape.channels;
-    map.row_pitch = static_cast<std::int64_t>(shape.width + 2 * map.border) * shape.channels;
+    map.pixel_pitch = pixel_pitch(shape);
+    map.row_pitch = static_cast<std::int64_t>(shape.width + 2 * map.border) * map.pixel_pitch;
     if (kinds[t] != TensorKind::kMap || root[t] != t) continue;
     blocks.push_back({padded_floats(shape, map.border), lives[t], &map.offset});
   }

@@ -9,15 +9,23 @@
 
 namespace faceattr {
 
+// Integer maps hold 16 bits per value: both ranges of a map fit, and pairs of them are what multiply-adds read.
+constexpr std::size_t kIntegersPerFloat = sizeof(float) / sizeof(std::int16_t);
+
 // A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a
 // test.
 struct MapPlacement {
   std::size_t offset = 0;  // in floats, of the padded position (0, 0); a multiple of 16
   int border = 0;
-  std::int64_t row_pitch = 0;    // floats from one row to the next
-  std::int64_t pixel_pitch = 0;  // floats from one position to the next
+  std::int64_t row_pitch = 0;    // values from one row to the next
+  std::int64_t pixel_pitch = 0;  // values from one position to the next
 
-  std::size_t interior() const { return offset + static_cast<std::size_t>(border * (row_pitch + pixel_pitch)); }
+  // Of the position (0, 0) of a map of floats, in floats; of a map of integers, in integers.
+  std::size_t interior() const { return offset + inner(); }
+  std::size_t integer_interior() const { return kIntegersPerFloat * offset + inner(); }
+
+ private:
+  std::size_t inner() const { return static_cast<std::size_t>(border * (row_pitch + pixel_pitch)); }
 };
 
 struct MemoryPlan {

@@ -18,6 +18,8 @@ class Checker {
     for (const TensorShape& t : plan_.tensors) {
       require(t.height > 0 && t.width > 0 && t.channels > 0, "tensor sizes must be positive");
       require(t.height <= kMaxSide && t.width <= kMaxSide && t.channels <= kMaxChannels, "tensor too large");
+      require(!t.integer() || static_cast<int>(t.scale.size()) == t.channels, "a scale per channel is needed");
+      require(t.low == 0 || (t.integer() && t.low == -128), "integers start at 0 or -128");
     }
     for (; phase_ < plan_.phases.size(); ++phase_) {
       std::visit([&](const auto& phase) { visit(phase); }, plan_.phases[phase_]);
@@ -32,12 +34,17 @@ class Checker {
 
  private:
   static constexpr int kMaxSide = 1 << 13, kMaxChannels = 1 << 20;
+  // 255 * 127 * 2^15 = 1.06e9 leaves half of 32 bits for the bias.
+  static constexpr std::size_t kMaxQuantizedTerms = std::size_t{1} << 15;
 
   [[noreturn]] void fail(const std::string& what) const {
     throw std::invalid_argument("plan, phase " + std::to_string(phase_) + ": " + what);
   }
   void require(bool condition, const char* what) const {
     if (!condition) fail(what);
+  }
+  static bool same(const TensorShape& a, const TensorShape& b) {
+    return a.height == b.height && a.width == b.width && a.channels == b.channels;
   }
   static bool in_range(int start, int count, int size) { return start >= 0 && count > 0 && start <= size - count; }
 
@@ -58,7 +65,8 @@ class Checker {
     kinds_[id] = kind;
     return t;
   }
-  void check_weights(const std::vector<float>& weight, const std::vector<float>& bias, int oc, std::size_t k) const {
+  template <class Weight, class Bias>
+  void check_weights(const std::vector<Weight>& weight, const std::vector<Bias>& bias, int oc, std::size_t k) const {
     if (weight.size() != k * oc) {
       fail("expected " + std::to_string(k * oc) + " weights, got " + std::to_string(weight.size()));
     }
@@ -67,15 +75,25 @@ class Checker {
     }
   }
 
-  void visit(const StemPhase& phase) {
+  template <class StemPhase>
+  const TensorShape& check_stem(const StemPhase& phase, bool integer) {
     const TensorShape& dst = write(phase.dst, TensorKind::kMap);
     require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4,
             "stem output must be a quarter of the input");
+    require(dst.integer() == integer, "the stem writes the other kind of numbers");
     check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
+    return dst;
+  }
+  void visit(const StemPhase& phase) { check_stem(phase, false); }
+  void visit(const QuantizedStemPhase& phase) {
+    const TensorShape& dst = check_stem(phase, true);
+    require(dst.low == 0, "the stem's integers start at 0");
+    require(static_cast<int>(phase.multiplier.size()) == dst.channels, "a multiplier per channel is needed");
   }
 
-  std::size_t visit(const Segment& s, const TensorShape& dst) const {
+  std::size_t visit(const Segment& s, const TensorShape& dst, bool integer = false) const {
     const TensorShape& src = read(s.src, TensorKind::kMap);
+    require(src.integer() == integer, "a segment's source holds the other kind of numbers");
     require(s.kernel == 1 || s.kernel == 3, "kernel must be 1 or 3");
     require(s.stride >= 1, "stride must be positive");
     require(in_range(s.start, s.count, src.channels), "segment channels out of range");
@@ -91,8 +109,9 @@ class Checker {
     for (const Segment& s : phase.segments) k += visit(s, dst);
     if (phase.residual >= 0) {
       const TensorShape& r = read(phase.residual, TensorKind::kMap);
-      require(r.height == dst.height && r.width == dst.width && r.channels == dst.channels, "residual shape differs");
+      require(same(r, dst) && !r.integer(), "residual shape differs");
     }
+    require(!dst.integer(), "only quantized convolutions write integers");
     write(phase.dst, TensorKind::kMap);
     check_weights(phase.weight, phase.bias, dst.channels, k);
   }
@@ -110,6 +129,26 @@ class Checker {
            std::to_string(phase.weight.size()));
     }
     visit(phase.direct, true);
+  }
+
+  void visit(const QuantizedConvPhase& phase) {
+    std::size_t k = 0;
+    const TensorShape& dst = shape(phase.dst);
+    require(!phase.segments.empty(), "a convolution needs a segment");
+    for (const Segment& s : phase.segments) k += visit(s, dst, true);
+    require(k <= kMaxQuantizedTerms, "too many products for sums of 32 bits");
+    check_weights(phase.weight, phase.bias, dst.channels, k);
+    require(static_cast<int>(phase.multiplier.size()) == dst.channels, "a multiplier per channel is needed");
+    if (phase.residual >= 0) {
+      const TensorShape& r = read(phase.residual, TensorKind::kMap);
+      require(same(r, dst) && !r.integer() && !dst.integer(), "residual shape differs");
+    }
+    write(phase.dst, TensorKind::kMap);
+    if (phase.copy >= 0) {
+      const TensorShape& copy = write(phase.copy, TensorKind::kMap);
+      require(same(copy, dst) && copy.integer() && !dst.integer(), "the copy has dst's shape and integers");
+      require(static_cast<int>(phase.inverse.size()) == dst.channels, "a copy needs a factor per channel");
+    }
   }
 
   void visit(const ShiftedMeansPhase& phase) {

@@ -4,6 +4,7 @@
 // values that it reads, in the order of the sources: [oc][K].
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <variant>
 #include <vector>
@@ -12,6 +13,11 @@ namespace faceattr {
 
 struct TensorShape {
   int height = 0, width = 0, channels = 0;
+  // Of a map of integers: value = scale[c] * integer, integers from `low` to low + 255. Empty: a map of floats.
+  std::vector<float> scale = {};
+  int low = 0;
+
+  bool integer() const { return !scale.empty(); }
 };
 
 // dst = maxpool2x2(relu(weight * x + bias)), 7x7, stride 2, padding 3, K = [7][7][3].
@@ -43,6 +49,31 @@ struct WinogradConvPhase {
   std::vector<float> weight;
 };
 
+// The stem of integer maps. It reads the integers rint(2 * (pixel - mean)), zero outside:
+// dst = maxpool2x2(clamp(rint((weight * integers + bias) * multiplier[o]))), K = [7][7][3].
+struct QuantizedStemPhase {
+  int dst = 0;  // of integers
+  std::vector<std::int8_t> weight;
+  std::vector<std::int32_t> bias;
+  std::vector<float> multiplier;
+};
+
+// A convolution of integer maps: sum = the segments' products + bias, in 32 bits, then in float32, each step rounded:
+//
+//   dst of integers: dst = clamp(rint(sum * multiplier[o]));
+//   dst of floats:   dst = act(sum * multiplier[o] + residual), copy = clamp(rint(dst * inverse[o])).
+struct QuantizedConvPhase {
+  int dst = 0;
+  std::vector<Segment> segments;
+  std::vector<std::int8_t> weight;  // [oc][K]
+  std::vector<std::int32_t> bias;
+  std::vector<float> multiplier;
+  bool relu = false;
+  int residual = -1;           // a map of floats of dst's shape, or -1
+  int copy = -1;               // a map of integers of dst's shape, or -1
+  std::vector<float> inverse;  // of the copy; empty without one
+};
+
 // dst[(ky * kernel + kx) * count + c] = mean over output positions of src at tap (ky, kx), zero outside.
 struct ShiftedMeansPhase {
   int dst = 0, src = 0, kernel = 1, stride = 1, start = 0, count = 0;
@@ -60,11 +91,14 @@ struct LinearHeadPhase {
   std::vector<float> weight, bias;
 };
 
-using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, ShiftedMeansPhase, LinearHeadPhase>;
+using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase, QuantizedConvPhase,
+                           ShiftedMeansPhase, LinearHeadPhase>;
 
 inline int destination(const StemPhase& phase) { return phase.dst; }
 inline int destination(const SegmentedConvPhase& phase) { return phase.dst; }
 inline int destination(const WinogradConvPhase& phase) { return phase.direct.dst; }
+inline int destination(const QuantizedStemPhase& phase) { return phase.dst; }
+inline int destination(const QuantizedConvPhase& phase) { return phase.dst; }
 inline int destination(const ShiftedMeansPhase& phase) { return phase.dst; }
 inline int destination(const LinearHeadPhase& phase) { return phase.dst; }
 

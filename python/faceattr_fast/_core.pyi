@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Floats = NDArray[np.float32]
+_Int8s = NDArray[np.int8]
+_Int32s = NDArray[np.int32]
 
 def detected_isa() -> str:
     """Instruction sets of this machine, such as 'avx2+avx512'."""
@@ -20,6 +22,9 @@ class Plan:
     def __init__(self, pixels: int, mean: Sequence[float], scale: Sequence[float]) -> None: ...
     def tensor(self, height: int, width: int, channels: int) -> int:
         """Returns the tensor's index."""
+
+    def integer_tensor(self, height: int, width: int, scale: _Floats, low: int) -> int:
+        """Of integers from low to low + 255, each times the scale of its channel. Returns the tensor's index."""
 
     def stem(self, dst: int, weight: _Floats, bias: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""
@@ -47,6 +52,23 @@ class Plan:
         residual: int,
     ) -> None:
         """Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed."""
+
+    def quantized_stem(self, dst: int, weight: _Int8s, bias: _Int32s, multiplier: _Floats) -> None:
+        """weight: [oc, 7, 7, 3]."""
+
+    def quantized_conv(
+        self,
+        dst: int,
+        segments: Sequence[tuple[int, int, int, int, int]],
+        weight: _Int8s,
+        bias: _Int32s,
+        multiplier: _Floats,
+        relu: bool,
+        residual: int,
+        copy: int,
+        inverse: _Floats,
+    ) -> None:
+        """As segmented_conv; copy: a tensor of integers or -1, inverse: its factors."""
 
     def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:

@@ -7,7 +7,17 @@ import numpy as np
 from . import _core
 from .algorithms import transform_weight
 from .errors import WeightsError
-from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+from .plan import (
+    LinearHead,
+    Plan,
+    QuantizedConv,
+    QuantizedStem,
+    Segment,
+    SegmentedConv,
+    ShiftedMeans,
+    Stem,
+    TensorShape,
+)
 
 __all__ = ["compile_plan"]
 
@@ -20,7 +30,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
     """
     pixels = plan.spec.pixels
     core = _core.Plan(pixels.size, pixels.mean, pixels.scale)
-    index = {name: core.tensor(t.height, t.width, t.channels) for name, t in plan.tensors.items()}
+    index = {name: _tensor(core, shape) for name, shape in plan.tensors.items()}
     for phase in plan.phases:
         dst = index[phase.dst]
         match phase:
@@ -29,8 +39,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
             case SegmentedConv():
                 transformed, direct = phase.split()
                 channels = plan.tensors[phase.dst].channels
-                rows = [s.weight.transpose(0, 2, 3, 1).reshape(channels, -1) for s in direct]
-                weight = _f32(np.concatenate([np.empty((channels, 0)), *rows], axis=1))
+                weight = _f32(np.concatenate([np.empty((channels, 0)), *map(_rows, direct)], axis=1))
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
@@ -40,6 +49,18 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                     core.winograd_conv(dst, sources, points, segments, weight, bias, phase.relu, residual)
                 else:
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual)
+            case QuantizedStem():
+                weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))
+                core.quantized_stem(dst, weight, phase.bias, phase.multiplier)
+            case QuantizedConv():
+                weight = np.concatenate([_rows(s) for s in phase.segments], axis=1)
+                segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in phase.segments]
+                residual = -1 if phase.residual is None else index[phase.residual]
+                copy = -1 if phase.copy is None else index[phase.copy]
+                inverse = np.empty(0, np.float32) if phase.inverse is None else phase.inverse
+                core.quantized_conv(
+                    dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse
+                )
             case ShiftedMeans():
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
@@ -50,6 +71,19 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
     return _core.Engine(core, isa, threads)
+
+
+def _tensor(core: _core.Plan, shape: TensorShape) -> int:
+    if shape.integers is None:
+        return core.tensor(shape.height, shape.width, shape.channels)
+    return core.integer_tensor(
+        shape.height, shape.width, np.array(shape.integers.scale, np.float32), shape.integers.low
+    )
+
+
+def _rows(segment: Segment) -> np.ndarray:
+    """[oc, K], K over ky, kx, channel."""
+    return segment.weight.transpose(0, 2, 3, 1).reshape(len(segment.weight), -1)
 
 
 def _f32(array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+from .plan import LinearHead, Phase, Plan, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem
 
 __all__ = ["Description", "PhaseDescription"]
 
@@ -102,11 +102,11 @@ def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None 
     return tuple(rows)
 
 
-def _reads(phase: Stem | SegmentedConv | ShiftedMeans | LinearHead) -> str:
+def _reads(phase: Phase) -> str:
     match phase:
-        case Stem():
+        case Stem() | QuantizedStem():
             return "pixels 7x7/2, max pool"
-        case SegmentedConv():
+        case SegmentedConv() | QuantizedConv():
             parts = [f"{s.src}[{s.start}:{s.start + s.count}] {s.kernel}x{s.kernel}/{s.stride}" for s in phase.segments]
             parts += [phase.residual] if phase.residual else []
             return " + ".join(parts) + (", relu" if phase.relu else "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from .backend import compile_plan
 from .describe import Description, describe_phases
 from .errors import DeviceError, WeightsError
 from .plan import LinearHead, Plan, ShiftedMeans
+from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
 from .threads import thread_count
@@ -26,7 +29,10 @@ from .weights import Weights, check_tensors, parse_weights, write_weights
 if TYPE_CHECKING:
     from .reference import FaceAttrNet
 
-__all__ = ["FastForward", "Outputs"]
+__all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
+
+#: Number formats of the CPU.
+DTYPES = ("float32", "int8")
 
 
 class Outputs(dict[str, np.ndarray]):
@@ -58,12 +64,11 @@ class FastForward:
         heads: Sequence[str] | None = None,
         threads: int | None = None,
         rewrite: bool = True,
+        calibration: Any = None,
         _source: tuple[str, str] | None = None,
     ) -> None:
-        self._weights = weights
         self._source = _source  # (path, SHA-256) of the file, for pickling
         self.spec: NetworkSpec = weights.spec
-        self.metadata: Mapping[str, Any] = weights.metadata
         self.device = _check_device(device)
         self.dtype = _check_dtype(dtype)
         self.heads = check_heads(self.spec, heads)
@@ -75,6 +80,11 @@ class FastForward:
         }  # fmt: skip
         self._forced_isa = os.environ.get("FACEATTR_ISA", "")
         self._forced_algorithm = forced_algorithm()
+        if calibration is not None:
+            pixels = as_pixels(calibration, self.spec.pixels.size)
+            weights = with_int8_ranges(weights, pixels, self.threads, self._forced_isa)
+        self._weights = weights
+        self.metadata: Mapping[str, Any] = weights.metadata
         plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
         self._plan, self._engine = self._compile(plan)
         self.isa: str = self._engine.isa
@@ -95,7 +105,7 @@ class FastForward:
         Args:
             path: safetensors file.
             device: ``cpu``.
-            dtype: None or ``float32``.
+            dtype: ``float32`` (None is the same), or ``int8``, for which the file needs scales (``faceattr quantize``).
             heads: results wanted, ``embedding`` and ``identity`` among them; None: the embedding and every attribute.
                 Only what is listed is computed.
             threads: per call; None: FACEATTR_NUM_THREADS, or the CPUs that this process may use.
@@ -126,8 +136,14 @@ class FastForward:
         threads: int | None = None,
         rewrite: bool = True,
         metadata: Mapping[str, Any] | None = None,
+        calibration: Any = None,
     ) -> FastForward:
-        """Compile the torch reference as it is now, with its running statistics; options as in :meth:`load`."""
+        """Compile the torch reference as it is now, with its running statistics; options as in :meth:`load`.
+
+        Args:
+            calibration: sample pixels, in a form that calls take, from which the scales for ``int8`` are made;
+                :meth:`save` writes them.
+        """
         from .reference.model import FaceAttrNet, tensors_of
 
         if not isinstance(net, FaceAttrNet):
@@ -135,10 +151,17 @@ class FastForward:
         tensors = {name: np.array(value) for name, value in tensors_of(net).items()}
         check_tensors(net.spec, tensors, "module")
         weights = Weights(net.spec, tensors, dict(metadata or {}))
-        return cls(weights, device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite)
+        return cls(
+            weights,
+            device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite, calibration=calibration,
+        )  # fmt: skip
 
     def save(self, path: str | PathLike[str], dtype: str = "float32") -> None:
-        """Write the original tensors, not the rewritten ones, and the metadata; ``dtype`` float32 or float16."""
+        """Write the original tensors, not the rewritten ones, and the metadata, int8 scales among it.
+
+        Args:
+            dtype: of the file, ``float32`` or ``float16``; a file for int8 is of these too.
+        """
         write_weights(path, self._weights, dtype=dtype)
 
     def __call__(self, pixels: Any, out: Mapping[str, np.ndarray] | None = None) -> Outputs:
@@ -195,6 +218,8 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
+        if self.dtype == "int8":
+            plan = quantize_plan(plan, int8_ranges(self._weights))
         plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
@@ -248,6 +273,35 @@ def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
     return FastForward(parse_weights(data, path), **options, _source=(path, sha256))
 
 
+def with_int8_ranges(
+    weights: Weights, pixels: np.ndarray, threads: int, isa: str = "", progress: Callable[[int], None] | None = None
+) -> Weights:
+    """The same weights with the scales for int8 in their metadata; ``pixels`` as :meth:`FastForward.__call__` takes."""
+    ranges = calibrate(weights.spec, weights.tensors, pixels, threads, isa, progress or (lambda done: None))
+    entry = {"ranges": ranges, "images": len(pixels)}
+    return replace(weights, metadata={**weights.metadata, INT8_KEY: entry})
+
+
+def int8_ranges(weights: Weights) -> Mapping[str, float]:
+    """The range of each value from the metadata of a weights file.
+
+    Raises:
+        WeightsError: there are none, or they are no positive finite numbers.
+    """
+    entry = weights.metadata.get(INT8_KEY)
+    ranges = entry.get("ranges") if isinstance(entry, dict) else None
+    if not isinstance(ranges, dict):
+        raise WeightsError("int8: these weights have no scales; make them from sample pictures with faceattr quantize")
+    for name, limit in ranges.items():
+        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if not number or not math.isfinite(limit) or limit <= 0:
+            raise WeightsError(f"int8: the range of {name!r} must be a positive number, got {limit!r}")
+    return ranges
+
+
+INT8_KEY = "int8"  # of the metadata
+
+
 def _check_device(device: str) -> str:
     if not isinstance(device, str):
         raise TypeError(f"device: expected a string, got {type(device).__name__}")
@@ -260,9 +314,11 @@ def _check_device(device: str) -> str:
 
 
 def _check_dtype(dtype: str | None) -> str:
-    if dtype in (None, "float32"):
+    if dtype is None:
         return "float32"
-    raise ValueError(f"dtype: expected None or 'float32' on the CPU, got {dtype!r}")
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return dtype
+    raise ValueError(f"dtype: expected None or one of {', '.join(DTYPES)} on the CPU, got {dtype!r}")
 
 
 def check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ...]:

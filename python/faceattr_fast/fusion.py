@@ -15,19 +15,27 @@ _Fusible = SegmentedConv | LinearHead
 _Place = tuple[str, int]  # tensor, first channel
 
 
-def fuse(phases: Sequence[Phase], outputs: Mapping[str, Output]) -> tuple[list[Phase], dict[str, Output]]:
+_Parts = dict[str, tuple[tuple[str, int], ...]]
+
+
+def fuse(phases: Sequence[Phase], outputs: Mapping[str, Output]) -> tuple[list[Phase], dict[str, Output], _Parts]:
     """Convolutions with ReLU and no residual, and linear layers, that have the same inputs; channels are concatenated.
 
     A fused phase stands where its first part stood: all parts have the same inputs, and readers come later.
+
+    Returns:
+        The phases, where each output lies now, and the parts (value, channels) of every fused tensor by its name.
     """
     leader: dict[str, tuple[_Fusible, ...]] = {}  # by the name of its first part
     place: dict[str, _Place] = {}  # by the name of any part
+    parts: _Parts = {}
     for group in _groups(phases):
         name, start = "+".join(part.dst for part in group), 0
         for part in group:
             place[part.dst] = (name, start)
             start += _channels(part)
         leader[group[0].dst] = group
+        parts[name] = tuple((part.dst, _channels(part)) for part in group)
 
     fused: list[Phase] = []
     for phase in phases:
@@ -36,7 +44,7 @@ def fuse(phases: Sequence[Phase], outputs: Mapping[str, Output]) -> tuple[list[P
         elif phase.dst in place:
             continue
         fused.append(_relocate(phase, place))
-    return fused, {name: _relocate_output(output, place) for name, output in outputs.items()}
+    return fused, {name: _relocate_output(output, place) for name, output in outputs.items()}, parts
 
 
 def _groups(phases: Sequence[Phase]) -> list[tuple[_Fusible, ...]]:

@@ -1,12 +1,17 @@
-"""A plan run in float64 by numpy: what every backend is compared with. Slow, plain, and nothing shared with them."""
+"""A plan run by numpy: what every backend is compared with. Slow, plain, and nothing shared with them.
+
+Phases of floats run in float64. Those of integers are what every backend computes, number for number: sums are exact,
+and the few steps in float32 are done in float32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from .plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+from .plan import LinearHead, Plan, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem, TensorShape
 
 __all__ = ["run_plan"]
 
@@ -14,7 +19,7 @@ Array = np.ndarray
 
 
 def run_plan(plan: Plan, x: Array) -> dict[str, Array]:
-    """Run ``plan`` on normalised pixels.
+    """Run ``plan`` on normalised pixels. A quantised plan takes them as the engine does: rounded to float32.
 
     Args:
         plan: any plan.
@@ -34,24 +39,40 @@ def run_plan(plan: Plan, x: Array) -> dict[str, Array]:
                 tensors[phase.dst] = _stem(phase, pixels)
             case SegmentedConv():
                 tensors[phase.dst] = _conv(phase, tensors)
+            case QuantizedStem():
+                tensors[phase.dst] = _quantized_stem(phase, pixels, plan)
+            case QuantizedConv():
+                tensors |= _quantized_conv(phase, tensors, plan.tensors)
             case ShiftedMeans():
-                tensors[phase.dst] = _means(phase, tensors[phase.src])
+                tensors[phase.dst] = _means(phase, _real(phase.src, tensors, plan))
             case LinearHead():
                 tensors[phase.dst] = _linear(phase, tensors)
-    return {name: tensors[o.tensor][..., o.start : o.start + o.count] for name, o in plan.outputs.items()}
+    results = {name: _real(o.tensor, tensors, plan) for name, o in plan.outputs.items()}
+    return {name: results[name][..., o.start : o.start + o.count] for name, o in plan.outputs.items()}
+
+
+def _real(name: str, tensors: Mapping[str, Array], plan: Plan) -> Array:
+    """The values that a tensor's integers stand for."""
+    shape = plan.tensors.get(name)
+    integers = None if shape is None else shape.integers
+    return tensors[name] if integers is None else tensors[name] * np.array(integers.scale)
 
 
 def _stem(phase: Stem, pixels: Array) -> Array:
-    """[N, 3, S, S] → [N, S/4, S/4, oc]."""
+    return _relu(_stem_sums(phase.weight, phase.bias, pixels))
+
+
+def _stem_sums(weight: Array, bias: Array, pixels: Array) -> Array:
+    """[N, 3, S, S] → [N, S/4, S/4, oc], without the ReLU."""
     padded = np.pad(pixels, ((0, 0), (0, 0), (3, 3), (3, 3)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7), axis=(2, 3))[:, :, ::2, ::2]
     n, _, height, width = windows.shape[:4]
     columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, 3 * 7 * 7)
-    channels = len(phase.weight)
-    out: Array = columns @ phase.weight.reshape(channels, -1).T + phase.bias
-    # The maximum over a 2x2 window commutes with ReLU.
+    channels = len(weight)
+    out: Array = columns @ weight.astype(np.float64).reshape(channels, -1).T + bias
+    # The maximum over a 2x2 window commutes with everything that comes later, which is monotonic.
     pooled: Array = out.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
-    return _relu(pooled)
+    return pooled
 
 
 def _taps(src: Array, kernel: int, stride: int) -> Iterator[tuple[int, int, Array]]:
@@ -74,6 +95,37 @@ def _conv(phase: SegmentedConv, tensors: Mapping[str, Array]) -> Array:
         terms.append(tensors[phase.residual])
     out = _total(terms, phase.bias)
     return _relu(out) if phase.relu else out
+
+
+def _quantized_stem(phase: QuantizedStem, pixels: Array, plan: Plan) -> Array:
+    doubled = np.array([2 * scale for scale in plan.spec.pixels.scale], np.float32)[:, None, None]
+    integers = np.rint(np.clip(pixels.astype(np.float32) * doubled, -32767, 32767)).astype(np.float64)
+    sums = _stem_sums(phase.weight, phase.bias, integers)
+    return _integers(sums.astype(np.float32) * phase.multiplier, plan.tensors[phase.dst])
+
+
+def _quantized_conv(
+    phase: QuantizedConv, tensors: Mapping[str, Array], shapes: Mapping[str, TensorShape]
+) -> dict[str, Array]:
+    floats = tuple(replace(s, weight=s.weight.astype(np.float64)) for s in phase.segments)
+    sums = _conv(SegmentedConv(phase.dst, floats, phase.bias.astype(np.float64), relu=False), tensors)
+    value = sums.astype(np.float32) * phase.multiplier
+    if shapes[phase.dst].integers is not None:
+        return {phase.dst: _integers(value, shapes[phase.dst])}
+    if phase.residual is not None:
+        value = value + tensors[phase.residual].astype(np.float32)
+    value = np.maximum(value, np.float32(0)) if phase.relu else value
+    results = {phase.dst: value.astype(np.float64)}
+    if phase.copy is not None:
+        results[phase.copy] = _integers(value * phase.inverse, shapes[phase.copy])
+    return results
+
+
+def _integers(value: Array, shape: TensorShape) -> Array:
+    assert value.dtype == np.float32
+    assert shape.integers is not None
+    integers: Array = np.clip(np.rint(value), shape.integers.low, shape.integers.low + 255).astype(np.float64)
+    return integers
 
 
 def _means(phase: ShiftedMeans, src: Array) -> Array:

@@ -15,7 +15,20 @@ import numpy as np
 
 from .spec import NetworkSpec
 
-__all__ = ["LinearHead", "Output", "Phase", "Plan", "Segment", "SegmentedConv", "ShiftedMeans", "Stem", "TensorShape"]
+__all__ = [
+    "Integers",
+    "LinearHead",
+    "Output",
+    "Phase",
+    "Plan",
+    "QuantizedConv",
+    "QuantizedStem",
+    "Segment",
+    "SegmentedConv",
+    "ShiftedMeans",
+    "Stem",
+    "TensorShape",
+]
 
 Array = np.ndarray
 Algorithm = Literal["direct", "winograd4x4"]
@@ -28,12 +41,21 @@ def winograd_tiles(side: int) -> int:
 
 
 @dataclass(frozen=True)
+class Integers:
+    """``value = scale[c] · integer``, integers of ``low`` … ``low`` + 255; ``scale`` holds float32 values."""
+
+    scale: tuple[float, ...]
+    low: Literal[0, -128]
+
+
+@dataclass(frozen=True)
 class TensorShape:
-    """One activation of one image: ``height`` x ``width`` positions of ``channels`` values."""
+    """One activation of one image: ``height`` x ``width`` positions of ``channels`` values, floats or ``integers``."""
 
     height: int
     width: int
     channels: int
+    integers: Integers | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ class Segment:
     """One term ``weight ∗ src[..., start:start + count]``: 1x1, or 3x3 with padding 1, at ``stride``."""
 
     src: str
-    weight: Array  # [oc, count, kernel, kernel] float64
+    weight: Array  # [oc, count, kernel, kernel] float64; int8 in a QuantizedConv
     stride: int = 1
     start: int = 0
 
@@ -86,6 +108,39 @@ class SegmentedConv:
 
 
 @dataclass(frozen=True)
+class QuantizedStem:
+    """:class:`Stem` in integers: ``dst = maxpool2x2(clamp(rint((weight ∗ q + bias) · multiplier)))``.
+
+    q are the integers ``rint(2 · (pixel - mean))``: exact for pixels of 8 bits where the mean is a multiple of one
+    half, and zero in the padding. ``dst`` holds integers.
+    """
+
+    dst: str
+    weight: Array  # [oc, 3, 7, 7] int8
+    bias: Array  # [oc] int32
+    multiplier: Array  # [oc] float32
+
+
+@dataclass(frozen=True)
+class QuantizedConv:
+    """:class:`SegmentedConv` of integers: ``sum = Σ_s weight_s ∗ src_s + bias``, exact in 32 bits.
+
+    Then in float32, each step rounded to nearest even: where ``dst`` holds integers,
+    ``dst = clamp(rint(sum · multiplier))``; where it holds floats, ``dst = act(sum · multiplier + residual)`` and
+    ``copy``, if there is one, holds the integers ``clamp(rint(dst · inverse))``.
+    """
+
+    dst: str
+    segments: tuple[Segment, ...]
+    bias: Array  # [oc] int32
+    multiplier: Array  # [oc] float32
+    relu: bool
+    residual: str | None = None  # a tensor of floats of dst's shape
+    copy: str | None = None  # a tensor of integers of dst's shape
+    inverse: Array | None = None  # [oc] float32
+
+
+@dataclass(frozen=True)
 class ShiftedMeans:
     """The means over output positions of what each tap of a convolution reads.
 
@@ -114,7 +169,7 @@ class LinearHead:
     bias: Array  # [oc]
 
 
-Phase = Stem | SegmentedConv | ShiftedMeans | LinearHead
+Phase = Stem | SegmentedConv | QuantizedStem | QuantizedConv | ShiftedMeans | LinearHead
 
 
 @dataclass(frozen=True)
@@ -136,6 +191,7 @@ class Plan:
         phases: in order; each reads what earlier ones wrote, ``Stem`` reads the pixels.
         outputs: results by name (embedding, heads, or tapped values).
         rewritten: whether the exact rewrite was applied.
+        parts: what fused tensors consist of: (value, channels), by name.
     """
 
     spec: NetworkSpec
@@ -143,6 +199,7 @@ class Plan:
     phases: tuple[Phase, ...]
     outputs: Mapping[str, Output]
     rewritten: bool
+    parts: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     _hash: list[str] = field(default_factory=list, repr=False, compare=False)
 
     def multiply_adds(self) -> int:
@@ -158,9 +215,9 @@ class Plan:
         shape = self.tensors[phase.dst]
         positions = shape.height * shape.width
         match phase:
-            case Stem():
+            case Stem() | QuantizedStem():
                 return int(phase.weight.size) * positions * 4
-            case SegmentedConv():
+            case SegmentedConv() | QuantizedConv():
                 return sum(int(segment.weight.size) for segment in phase.segments) * positions
             case LinearHead():
                 return sum(int(weight.size) for _, weight in phase.inputs)

@@ -58,9 +58,12 @@ def build_plan(
     sites = [Site(values[name]) for name in order if name in values]
     choices = (choose_fewest if rewrite else choose_as_given)(spec, sites)
     phases, located = lower(choices, values)
+    parts: dict[str, tuple[tuple[str, int], ...]] = {}
     if rewrite:
-        phases, located = fuse(phases, located)
-    return Plan(spec, tensor_shapes(phases, spec.pixels.size // 4), tuple(phases), located, rewritten=rewrite)
+        phases, located, parts = fuse(phases, located)
+    return Plan(
+        spec, tensor_shapes(phases, spec.pixels.size // 4), tuple(phases), located, rewritten=rewrite, parts=parts
+    )
 
 
 def build_features_plan(

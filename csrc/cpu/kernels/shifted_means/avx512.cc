@@ -3,6 +3,7 @@
 
 namespace faceattr::cpu {
 
-extern const ShiftedMeansKernel kShiftedMeansF32Avx512 = {"shifted_means_f32_avx512", ShiftedMeans<Avx512F32>::run};
+extern const ShiftedMeansKernel kShiftedMeansF32Avx512 = {"shifted_means_f32_avx512", ShiftedMeans<Avx512F32>::run,
+                                                          ShiftedMeans<Avx512F32>::run_integers};
 
 }  // namespace faceattr::cpu

@@ -31,6 +31,23 @@ struct ShiftedMeans {
     }
   }
 
+  static void run_integers(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end) {
+    const int pad = args.kernel / 2;
+    const Span rows = inside(tap / args.kernel - pad, args.stride, args.height, args.out_height);
+    const Span columns = inside(tap % args.kernel - pad, args.stride, args.width, args.out_width);
+    const float share = 1.0f / (static_cast<float>(args.out_height) * static_cast<float>(args.out_width));
+    std::int32_t sums[kShiftedMeansChannels] = {};
+    const int channels = channel_end - channel_begin;
+    for (int y = rows.begin; y < rows.end; y += args.stride) {
+      for (int x = columns.begin; x < columns.end; x += args.stride) {
+        const std::int16_t* src = args.integers + y * args.row_pitch + x * args.pixel_pitch + channel_begin;
+        for (int c = 0; c < channels; ++c) sums[c] += src[c];
+      }
+    }
+    float* dst = args.dst + static_cast<std::int64_t>(tap) * args.count + channel_begin;
+    for (int c = 0; c < channels; ++c) dst[c] = static_cast<float>(sums[c]) * (args.scale[channel_begin + c] * share);
+  }
+
  private:
   struct Span {
     int begin, end;

@@ -19,12 +19,19 @@ struct ShiftedMeansArgs {
   int kernel = 1, stride = 1;
   int count = 0;
   float* dst = nullptr;
+  // Of a map of integers, which is summed exactly: instead of `src`; `scale` is by channel of `count`.
+  const std::int16_t* integers = nullptr;
+  const float* scale = nullptr;
 };
+
+// Channels that one call sums at most.
+constexpr int kShiftedMeansChannels = 64;
 
 struct ShiftedMeansKernel {
   const char* name;
-  // Channels [channel_begin, channel_end) of one tap.
+  // Channels [channel_begin, channel_end) of one tap, at most kShiftedMeansChannels.
   void (*run)(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end);
+  void (*run_integers)(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end);
 };
 
 }  // namespace faceattr::cpu

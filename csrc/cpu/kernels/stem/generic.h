@@ -46,6 +46,47 @@ struct Stem {
       }
     }
   }
+
+  static void load_u8_integers(const LoadIntegersArgs& args, const std::uint8_t* row) {
+    for (int i = 0; i < 3 * args.width; ++i) {
+      args.dst[i] = rounded(2.0f * (static_cast<float>(row[i]) - args.mean[i]));
+    }
+  }
+
+  static bool load_f32_integers(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue) {
+    const float* planes[] = {red, green, blue};
+    constexpr std::uint32_t kExponent = 0x7f800000;
+    std::uint32_t bad = 0;
+    for (int c = 0; c < 3; ++c) {
+      for (int x = 0; x < args.width; ++x) {
+        std::uint32_t bits;
+        std::memcpy(&bits, planes[c] + x, sizeof bits);
+        bad |= (bits & kExponent) == kExponent;
+        args.dst[3 * x + c] = rounded(planes[c][x] * args.doubled_scale[c]);
+      }
+    }
+    return bad == 0;
+  }
+
+  static void max_pool_integers(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
+                                std::int64_t pitch, std::int16_t* dst) {
+    for (int x = 0; x < width; ++x, top += 2 * channels, bottom += 2 * channels, dst += pitch) {
+      for (int c = 0; c < channels; ++c) {
+        const std::int16_t upper = top[c] > top[channels + c] ? top[c] : top[channels + c];
+        const std::int16_t lower = bottom[c] > bottom[channels + c] ? bottom[c] : bottom[channels + c];
+        dst[c] = upper > lower ? upper : lower;
+      }
+    }
+  }
+
+ private:
+  // clamp(rint(value)). Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
+  static std::int16_t rounded(float value) {
+    constexpr float kLimit = 32767.0f, kShift = 12582912.0f;
+    const float low = value > -kLimit ? value : -kLimit;  // a NaN becomes the limit; the image's results become NaN
+    const float x = low < kLimit ? low : kLimit;
+    return static_cast<std::int16_t>((x + kShift) - kShift);
+  }
 };
 
 }  // namespace

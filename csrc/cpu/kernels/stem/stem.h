@@ -1,5 +1,5 @@
-// The two ends of the stem around its convolution, which is a segmented_conv of seven runs of 21 floats:
-// pixels → padded, normalised, interleaved rows; and the 2x2 max pool.
+// The two ends of the stem around its convolution, which is a segmented_conv of seven runs of 21 floats, or a
+// quantized_conv: pixels → padded, normalised, interleaved rows; and the 2x2 max pool.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,15 @@ struct LoadRowArgs {
   float* dst = nullptr;
 };
 
+// The same as integers: dst[3 * x + c] = rint(2 * (pixel - mean[c])), at most 2^15 - 1 in magnitude. Exact for pixels
+// of 8 bits where the mean is a multiple of one half.
+struct LoadIntegersArgs {
+  int width = 0;
+  const float* mean = nullptr;           // [3 * width]
+  const float* doubled_scale = nullptr;  // [3 * width]: normalised pixels times it are 2 * (pixel - mean)
+  std::int16_t* dst = nullptr;
+};
+
 struct StemKernel {
   const char* name;
   // uint8 RGB triples.
@@ -23,6 +32,12 @@ struct StemKernel {
   // dst[x, c] = max over 2x2 of src, x in [0, width): two rows of 2 * width positions, `channels` contiguous floats
   // each.
   void (*max_pool)(const float* top, const float* bottom, int width, int channels, float* dst);
+
+  void (*load_u8_integers)(const LoadIntegersArgs& args, const std::uint8_t* row);
+  bool (*load_f32_integers)(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue);
+  // Positions of dst lie `pitch` integers apart.
+  void (*max_pool_integers)(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
+                            std::int64_t pitch, std::int16_t* dst);
 };
 
 }  // namespace faceattr::cpu

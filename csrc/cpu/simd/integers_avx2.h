@@ -1,0 +1,41 @@
+// Pairs of 16-bit integers and eight sums of 32 bits in a YMM register.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd/avx2.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+struct Avx2Integers {
+  static constexpr int kWidth = 8;
+  using Float = Avx2F32;
+  __m256i v;
+
+  static Avx2Integers zero() { return {_mm256_setzero_si256()}; }
+  static Avx2Integers load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+  void store(std::int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static Avx2Integers broadcast_pair(const std::int16_t* p) {
+    std::int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return {_mm256_set1_epi32(pair)};
+  }
+  void add_products(Avx2Integers a, Avx2Integers b) { v = _mm256_add_epi32(v, _mm256_madd_epi16(a.v, b.v)); }
+  Avx2Integers operator+(Avx2Integers o) const { return {_mm256_add_epi32(v, o.v)}; }
+  Float to_float() const { return {_mm256_cvtepi32_ps(v)}; }
+
+  // clamp(rint(value), low, high).
+  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+    const __m256 x = _mm256_min_ps(_mm256_max_ps(value.v, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+    const __m256i wide = _mm256_cvtps_epi32(x);
+    const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow);
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

@@ -1,0 +1,45 @@
+// Pairs of 16-bit integers and sixteen sums of 32 bits in a ZMM register.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd/avx512.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+struct Avx512Integers {
+  static constexpr int kWidth = 16;
+  using Float = Avx512F32;
+  __m512i v;
+
+  static Avx512Integers zero() { return {_mm512_setzero_si512()}; }
+  static Avx512Integers load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
+  static Avx512Integers broadcast_pair(const std::int16_t* p) {
+    std::int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return {_mm512_set1_epi32(pair)};
+  }
+  void add_products(Avx512Integers a, Avx512Integers b) {
+#if defined(__AVX512VNNI__)
+    v = _mm512_dpwssd_epi32(v, a.v, b.v);
+#else
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(a.v, b.v));
+#endif
+  }
+  Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
+  Float to_float() const { return {_mm512_cvtepi32_ps(v)}; }
+
+  // clamp(rint(value), low, high).
+  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+    const __m512 x = _mm512_min_ps(_mm512_max_ps(value.v, _mm512_set1_ps(low)), _mm512_set1_ps(high));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

@@ -1,0 +1,50 @@
+// Pairs of 16-bit integers and N sums of 32 bits in the compiler's own vector types: any target, no intrinsics.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd/portable.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy (see docs/adding_a_kernel.md)
+
+template <int N>
+struct PortableIntegers {
+  static constexpr int kWidth = N;
+  using Float = PortableF32<N>;
+  typedef std::int32_t Native __attribute__((vector_size(N * 4)));
+  Native v;
+
+  static PortableIntegers zero() { return {Native{}}; }
+  // N pairs, or N sums.
+  static PortableIntegers load(const void* p) {
+    PortableIntegers r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  void store(std::int32_t* p) const { std::memcpy(p, &v, sizeof v); }
+  static PortableIntegers broadcast_pair(const std::int16_t* p) {
+    std::int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return {Native{} + pair};
+  }
+  // *this += a.low * b.low + a.high * b.high, lane by lane. Arithmetic shifts take a pair apart.
+  void add_products(PortableIntegers a, PortableIntegers b) {
+    v += ((a.v << 16) >> 16) * ((b.v << 16) >> 16) + (a.v >> 16) * (b.v >> 16);
+  }
+  PortableIntegers operator+(PortableIntegers o) const { return {v + o.v}; }
+  Float to_float() const { return {__builtin_convertvector(v, typename Float::Native)}; }
+
+  // clamp(rint(value), low, high). Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
+  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+    for (int i = 0; i < N; ++i) {
+      const float x = value.v[i] < low ? low : value.v[i] > high ? high : value.v[i];
+      constexpr float kShift = 12582912.0f;
+      p[i] = static_cast<std::int16_t>((x + kShift) - kShift);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu
