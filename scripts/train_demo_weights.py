@@ -4,7 +4,11 @@
 
 DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.datasets``). Their terms allow
 research only, and so do the weights. FILE is written whole or not at all, with a log of all figures beside it (FILE
-with .json).
+with .json), of which ``scripts/model_card.py`` makes the model card.
+
+Training starts from random weights, or from a file (``--init``), or from the checkpoint in the cache folder: its
+unfinished schedule is finished (``--resume``), or a new one begun (``--again``). ``--resume --minutes 0`` does not
+train: it measures and writes what the checkpoint holds.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import tempfile
 import time
@@ -31,7 +36,9 @@ from faceattr_fast.training import evaluate
 from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface, read_rows
 from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
 from faceattr_fast.training.labels import TRAINED_ETHNICITIES, UNKNOWN
-from faceattr_fast.training.trainer import Budget, Recipe, estimate_norms, initialise, limit_variances, train
+from faceattr_fast.training.schedule import Budget, Recipe
+from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
+from faceattr_fast.weights import read_weights
 
 LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
 VERSION = "1"
@@ -114,17 +121,19 @@ def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500
     transform_embedding(net, matrix, mean, embedding)
 
 
-def metadata_of(figures: dict[str, Any], sets: list[FaceSet]) -> dict[str, Any]:
+def metadata_of(figures: dict[str, Any], sets: list[FaceSet], seed: int) -> dict[str, Any]:
     """What the weights file says about itself."""
 
     def brief(figure: str, data: str, key: str = "accuracy") -> dict[str, Any]:
         return {"value": round(figures[figure][key], 4), "n": figures[figure]["n"], "data": data}
 
+    threshold = {"threshold": round(figures["verification on lfw"]["threshold"], 4)}
     utkface, ferplus, lfw = "UTKFace, held-out faces", "FER+, public test", "LFW, held-out people"
     return {
         "version": VERSION,
         "licence": LICENCE,
         "crop": DEFAULT_TEMPLATE.to_dict(),
+        "seed": seed,
         "trained_on": [
             {"name": faces.name, "images": int(faces.train.sum()), "labels": sorted(faces.targets) + identity}
             for faces in sets
@@ -136,7 +145,7 @@ def metadata_of(figures: dict[str, Any], sets: list[FaceSet]) -> dict[str, Any]:
             "age_error_years": brief("age on utkface", utkface, "mean error in years"),
             "ethnicity": brief("ethnicity on utkface", utkface),
             "emotion": brief("emotion on ferplus", ferplus),
-            "verification": brief("verification on lfw", lfw),
+            "verification": brief("verification on lfw", lfw) | threshold,
         },
     }
 
@@ -149,35 +158,92 @@ def rounded(net: reference.FaceAttrNet) -> reference.FaceAttrNet:
         return reference.load(path).to(memory_format=torch.channels_last)
 
 
-def main(argv: list[str] | None = None) -> None:
+def minutes(text: str) -> float:
+    """An argparse type."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return value
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with lfw, utkface and ferplus")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--cache", type=Path, help="folder for packed crops (2.5 GB); default: .cache beside --out")
-    parser.add_argument("--minutes", type=float, default=70, help="of training; a pause of the process does not count")
-    parser.add_argument("--wall-minutes", type=float, help="end the training after this many minutes, pauses included")
+    parser.add_argument(
+        "--minutes", type=minutes, default=70, help="that a whole schedule takes; a pause of the process does not count"
+    )
+    parser.add_argument("--wall-minutes", type=minutes, help="end the training after so many minutes, pauses included")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the cache folder")
+    parser.add_argument("--seed", type=int, default=0, help="also says which faces are held out")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="finish the schedule of the checkpoint")
+    start.add_argument("--again", action="store_true", help="begin a new schedule from the weights of the checkpoint")
+    start.add_argument("--init", type=Path, metavar="FILE", help="begin from a weights file instead of random weights")
     arguments = parser.parse_args(argv)
+    arguments.cache = arguments.cache or arguments.out.parent / ".cache"
+    arguments.checkpoint = arguments.cache / "checkpoint.pt"
+    if (arguments.resume or arguments.again) and not arguments.checkpoint.is_file():
+        parser.error(f"--{'resume' if arguments.resume else 'again'}: no checkpoint {arguments.checkpoint}")
+    if 0 in (arguments.minutes, arguments.wall_minutes) and not (arguments.resume or arguments.init):
+        parser.error("0 minutes train nothing: they need --resume or --init, whose weights are measured and written")
+    try:
+        arguments.net = starting_net(arguments.init, arguments.seed)
+    except (OSError, ValueError) as error:
+        parser.error(f"--init: {error}")
+    return arguments
+
+
+def starting_net(path: Path | None, seed: int) -> reference.FaceAttrNet:
+    """The network that training begins with: that of a weights file, or a random one."""
+    spec = demo_spec()
+    if path is None:
+        net = reference.FaceAttrNet(spec, seed=seed)
+        initialise(net, seed)
+        return net
+    weights = read_weights(path)
+    if weights.spec != spec:
+        raise ValueError(f"expected the demonstration network, got another in {path}")
+    if weights.metadata.get("seed", seed) != seed:  # its training saw faces that are held out under this seed
+        raise ValueError(f"{path} was trained with --seed {weights.metadata['seed']}, got --seed {seed}")
+    return reference.load(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(argv)
 
     def report(line: str) -> None:
         print(line, flush=True)
 
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    cache = arguments.cache or arguments.out.parent / ".cache"
+    cache = arguments.cache
     lfw = load_lfw(arguments.data / "lfw", cache, report=report)
     sets = [utkface := load_utkface(arguments.data / "utkface", cache, seed=arguments.seed, report=report), lfw]
     sets.append(ferplus := load_ferplus(arguments.data / "ferplus", report=report))
 
     recipe = Recipe()
-    net = reference.FaceAttrNet(demo_spec(), seed=arguments.seed)
-    figures: dict[str, Any] = {"recipe": dataclasses.asdict(recipe), "seed": arguments.seed}
-    initialise(net, arguments.seed)
-    budget = Budget(arguments.minutes, arguments.wall_minutes)
-    checkpoint = cache / "checkpoint.pt"
-    net, figures["training"] = train(net, sets, budget, recipe, arguments.seed, checkpoint, arguments.resume, report)
+    net = arguments.net
+    figures: dict[str, Any] = {
+        "version": VERSION,
+        "parameters": net.spec.count().parameters,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": arguments.seed,
+        "faces": {faces.name: {"training": int(faces.train.sum()), "held out": len(faces.held_out)} for faces in sets},
+    }
+    net, figures["training"] = train(
+        net,
+        sets,
+        Budget(arguments.minutes, arguments.wall_minutes),
+        recipe,
+        arguments.seed,
+        checkpoint=arguments.checkpoint,
+        resume=arguments.resume or arguments.again,
+        again=arguments.again,
+        origin=arguments.init.name if arguments.init else "random weights",
+        report=report,
+    )
     net.to(memory_format=torch.channels_last)
     report("estimating batch-norm statistics")
     estimate_norms(net, sets, seed=arguments.seed)
@@ -188,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     figures |= measure(rounded(net), utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
     figures["minutes"] = round((time.monotonic() - started) / 60, 1)
 
-    metadata = metadata_of(figures, sets)
+    metadata = metadata_of(figures, sets, arguments.seed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     log = arguments.out.with_suffix(".json")
     partial = log.with_name(log.name + ".part")

@@ -1,8 +1,5 @@
 """Splits, data sets, crops and the trainer, on faces that the tests draw themselves."""
 
-import dataclasses
-import functools
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
+from training_data import drawn_face, tiny_spec, write_data  # noqa: E402
+
 from faceattr_fast import reference  # noqa: E402
-from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate  # noqa: E402
-from faceattr_fast.spec import (  # noqa: E402
-    AGE_LABELS,
-    EMOTION_LABELS,
-    ETHNICITY_LABELS,
-    BlockSpec,
-    HeadSpec,
-    NetworkSpec,
-    PixelSpec,
-    StemSpec,
-)
-from faceattr_fast.training import augment, datasets, embedding, evaluate, labels, splits, trainer  # noqa: E402
-
-COLUMNS = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
-
+from faceattr_fast.spec import AGE_LABELS, ETHNICITY_LABELS  # noqa: E402
+from faceattr_fast.training import augment, datasets, embedding, evaluate, labels, schedule, splits, trainer  # noqa: E402
 
 # --- splits -----------------------------------------------------------------------------------------------------------
-
-
-def drawn_face(rng: np.random.Generator, side: int = 64, male: bool = True) -> np.ndarray:
-    """A smooth random picture; a 'man' is brighter below than above."""
-    picture = cv2.resize(rng.uniform(0, 255, (6, 6, 3)), (side, side), interpolation=cv2.INTER_CUBIC)
-    ramp = np.linspace(-110, 110, side)[:, None, None] * (1 if male else -1)
-    return np.clip(picture + ramp, 0, 255).astype(np.uint8)
 
 
 def test_near_duplicates_are_found_and_kept_on_one_side():
@@ -65,55 +44,10 @@ def test_chains_of_duplicates_are_one_group():
 # --- data sets --------------------------------------------------------------------------------------------------------
 
 
-def write_csv(path: Path, header: str, rows: list[str]) -> None:
-    path.write_text("\n".join([header, *rows]) + "\n")
-
-
-LANDMARK_HEADER = "file,score,x,y,w,h,eyeA_x,eyeA_y,eyeB_x,eyeB_y,nose_x,nose_y,mouthA_x,mouthA_y,mouthB_x,mouthB_y"
-LANDMARKS = "0.9,0,0,64,64,20,22,44,22,32,34,23,46,41,46"
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Folders of three tiny data sets as the adapters expect them, one picture damaged."""
     root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    (root / "utkface" / "images").mkdir(parents=True)
-    rows, points = [], []
-    for i in range(40):
-        code = i % 2
-        cv2.imwrite(str(root / "utkface" / "images" / f"u{i}.png"), drawn_face(rng, male=code == 0))
-        rows.append(f"u{i}.png,{i * 2},{code},{i % 5}")
-        points.append(f"u{i}.png,{LANDMARKS}")
-    (root / "utkface" / "images" / "u7.png").write_bytes(b"not a picture")
-    points[9] = "u9.png,0" + "," * 14  # no face found
-    write_csv(root / "utkface" / "labels.csv", "file,age,gender,race", rows)
-    write_csv(root / "utkface" / "landmarks5.csv", LANDMARK_HEADER, points)
-
-    people, points = [], []
-    for person in range(8):
-        folder = root / "lfw" / "images" / f"P_{person}"
-        folder.mkdir(parents=True)
-        people.append(f"{person % 7 + 1},P_{person},4")
-        for image in range(1, 5):
-            cv2.imwrite(str(folder / f"P_{person}_{image:04d}.png"), drawn_face(rng))
-            points.append(f"P_{person}/P_{person}_{image:04d}.png,{LANDMARKS}")
-    write_csv(root / "lfw" / "people.csv", "fold,person,images", people)
-    write_csv(root / "lfw" / "landmarks5.csv", LANDMARK_HEADER, points)
-    write_csv(root / "lfw" / "gender.csv", "person,gender", ["P_0,male", "P_1,female"])
-    write_csv(root / "lfw" / "emotion.csv", "image,emotion", ["P_0_0001.png,happiness", "P_0_0002.png,contempt"])
-    pairs = [f"6,P_5,1,P_{other},2,{int(other == 5)}" for other in (5, 6)] * 3
-    write_csv(root / "lfw" / "pairs.csv", "fold,person_a,image_a,person_b,image_b,same", pairs)
-
-    (root / "ferplus").mkdir()
-    pictures = np.stack([drawn_face(rng, 48)[:, :, 0] for _ in range(30)])
-    pictures[0] = pictures[29]  # a training copy of a test picture
-    votes = rng.multinomial(10, [0.2, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.04, 0.03, 0.03], 30).astype(np.uint8)
-    votes[29] = [5, 5] + [0] * 8
-    np.savez(
-        root / "ferplus" / "ferplus_48x48.npz", x=pictures, votes=votes, split=(np.arange(30) >= 22).astype(np.uint8),
-        name=np.array([f"f{i}" for i in range(30)]), vote_columns=np.array(COLUMNS),
-    )  # fmt: skip
+    write_data(root)
     return root
 
 
@@ -199,25 +133,14 @@ def test_jitter_flips_half_and_depends_on_the_seed_alone(sets):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def tiny_spec() -> NetworkSpec:
-    heads = (
-        HeadSpec("gender", 2, "fc", labels=("female", "male")),
-        HeadSpec("age", 14, "conv4", labels=AGE_LABELS),
-        HeadSpec("emotion", 7, "conv3", labels=EMOTION_LABELS),
-    )
-    return NetworkSpec(
-        StemSpec(8), ((BlockSpec(8, 8, 16, 2), BlockSpec(16, 8, 16, 1)),), 12, heads, pixels=PixelSpec(size=32)
-    )
-
-
 @pytest.mark.usefixtures("one_torch_thread")
 def test_a_short_run_lowers_the_loss(sets, tmp_path):
     net = reference.FaceAttrNet(tiny_spec(), seed=0)
     trainer.initialise(net, 0)
-    recipe = trainer.Recipe((trainer.Phase(1.0, 32, 24),), rate=5e-3, jitter=augment.Jitter(erase=0), warm_up=1e-9)
+    recipe = schedule.Recipe((schedule.Phase(1.0, 32, 24),), rate=5e-3, jitter=augment.Jitter(erase=0), warm_up=1e-9)
     lines: list[str] = []
     averaged, figures = trainer.train(
-        net, sets, trainer.Budget(60), recipe, checkpoint=tmp_path / "c.pt", report=lines.append, most_steps=100
+        net, sets, schedule.Budget(60), recipe, checkpoint=tmp_path / "c.pt", report=lines.append, most_steps=100
     )
     first, last = figures["log"]
     assert len(lines) == 2
@@ -229,21 +152,93 @@ def test_a_short_run_lowers_the_loss(sets, tmp_path):
     report = evaluate.accuracy_report(outputs["gender"], sets[0].labels["gender"][sets[0].held_out], ("female", "male"))
     assert report["accuracy"] >= 0.75
 
-    resumed = reference.FaceAttrNet(tiny_spec(), seed=1)
-    _, figures = trainer.train(
-        resumed, sets, trainer.Budget(60), recipe, checkpoint=tmp_path / "c.pt", resume=True, most_steps=100
-    )
-    assert torch.equal(resumed.state_dict()["stem.conv.weight"], net.state_dict()["stem.conv.weight"])
+
+RECIPE = schedule.Recipe((schedule.Phase(1.0, 32, 12),), rate=1e-3)
+SHORT = 1e-9  # minutes: one step uses them up
+
+
+def start(sets, checkpoint, minutes=SHORT, seed=0, lines=None, **options):
+    """A run of the tiny network: its trained weights, the average of them, the figures."""
+    net = reference.FaceAttrNet(tiny_spec(), seed=seed)
+    averaged, figures = trainer.train(
+        net, sets, schedule.Budget(minutes), RECIPE, seed, checkpoint,
+        report=(lambda line: None) if lines is None else lines.append, **options,
+    )  # fmt: skip
+    return net.state_dict()["stem.conv.weight"], averaged, figures
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_a_finished_schedule_is_not_trained_any_more_but_a_new_one_can_begin(sets, tmp_path):
+    checkpoint = tmp_path / "c.pt"
+    weight, averaged, figures = start(sets, checkpoint)
+    assert figures["steps"] == 1
+    (run,) = figures["runs"]
+    assert (run["start"], run["steps before"], run["seed"]) == ("random weights", 0, 0)
+    assert run["minutes"] >= 0
+    assert run["recipe"]["rate"] == 1e-3
+    before = checkpoint.read_bytes()
+    for minutes in (0, 60):
+        lines: list[str] = []
+        resumed, mean, figures = start(sets, checkpoint, minutes, resume=True, lines=lines)
+        assert torch.equal(resumed, weight)
+        assert all(torch.equal(a, b) for a, b in zip(mean.parameters(), averaged.parameters(), strict=True))
+        assert (figures["steps"], len(figures["runs"])) == (1, 1)
+        assert lines == ["no training: 100% of the schedule are done, and no time or no step is left"]
+    assert checkpoint.read_bytes() == before
+
+    trained, _, figures = start(sets, checkpoint, 60, resume=True, again=True, most_steps=3)
+    assert not torch.equal(trained, weight)
+    assert [(run["start"], run["steps before"]) for run in figures["runs"]] == [
+        ("random weights", 0), ("checkpoint, new schedule", 1),
+    ]  # fmt: skip
+    assert torch.load(checkpoint)["progress"] < 0.5  # of the new schedule
+    _, _, figures = start(sets, checkpoint, 60, resume=True, most_steps=4)
+    assert [run["steps before"] for run in figures["runs"]] == [0, 1, 3]
+    assert figures["runs"][2]["start"] == "checkpoint"
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_no_time_means_no_step(sets, tmp_path):
+    checkpoint = tmp_path / "c.pt"
+    net = reference.FaceAttrNet(tiny_spec(), seed=0)
+    weight, _, figures = start(sets, checkpoint, 0, origin="x.safetensors")
+    assert torch.equal(weight, net.state_dict()["stem.conv.weight"])
+    assert (figures["steps"], figures["runs"][0]["start"]) == (0, "x.safetensors")
+    assert not checkpoint.exists()
+    start(sets, checkpoint, 60, most_steps=1)
+    unfinished = torch.load(checkpoint)["progress"]
+    assert 0 < unfinished < 0.5
+    start(sets, checkpoint, 0, resume=True)
+    assert torch.load(checkpoint)["progress"] == unfinished  # can still be finished
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_what_cannot_be_resumed(sets, tmp_path):
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(FileNotFoundError, match=r"c\.pt"):
+        start(sets, checkpoint, resume=True)
+    with pytest.raises(ValueError, match="checkpoint"):
+        start(sets, None, resume=True)
+    start(sets, checkpoint)
+    with pytest.raises(ValueError, match=r"seed: the checkpoint .* was trained with 0, got 1"):
+        start(sets, checkpoint, seed=1, resume=True)
+    state = torch.load(checkpoint)
+    del state["figures"]["runs"]  # as written before runs were recorded
+    torch.save(state, checkpoint)
+    _, _, figures = start(sets, checkpoint, resume=True, again=True)
+    assert figures["runs"][0] == {"start": "random weights", "steps before": 0}
+    assert figures["runs"][1]["steps before"] == 1
 
 
 def test_budget_does_not_count_a_pause_but_ends_by_the_wall_limit(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: clock[0])
-    budget = trainer.Budget(minutes=1, wall_minutes=10)
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
+    budget = schedule.Budget(minutes=1, wall_minutes=10)
     for _ in range(10):
         clock[0] += 1
         budget.step()
     assert budget.progress == pytest.approx(10 / 60)
+    assert budget.used == 10
     clock[0] += 560
     budget.step()
     assert budget.progress < 20 / 60  # a pause, counted as a few steps
@@ -254,10 +249,14 @@ def test_budget_does_not_count_a_pause_but_ends_by_the_wall_limit(monkeypatch):
         seen.append(budget.progress)
     assert clock[0] == pytest.approx(600, abs=1)  # 30 s are left of the wall limit, 45 s of the step time
     assert max(np.diff(seen)) < 0.05  # no leap at the end
+    assert budget.over
+    assert schedule.Budget(0).over
+    assert schedule.Budget(1, wall_minutes=0).over
+    assert not schedule.Budget(1).over
 
 
 def test_the_schedule_warms_up_and_falls():
-    recipe = trainer.Recipe()
+    recipe = schedule.Recipe()
     rates = [recipe.rate_at(p) for p in np.linspace(0, 1, 101)]
     assert max(rates) == pytest.approx(recipe.rate)
     assert rates[0] < 0.1 * recipe.rate
@@ -280,8 +279,23 @@ def test_verification_chooses_its_threshold_on_the_other_splits():
     report = evaluate.verification(cosines, same, np.arange(400) // 2 % 10)
     assert report["accuracy"] > 0.99
     assert report["area under curve"] == 1
-    chance = evaluate.verification(rng.normal(size=400), same, np.arange(400) // 2 % 10)
+    assert cosines[~same].max() < report["threshold"] < cosines[same].min()
+    guesses = rng.normal(size=400)
+    chance = evaluate.verification(guesses, same, np.arange(400) // 2 % 10)
     assert 0.35 < chance["accuracy"] < 0.65
+    # The threshold that is shipped has seen every answer: it looks better than it is, and the accuracy is not its.
+    assert np.mean((guesses >= chance["threshold"]) == same) > chance["accuracy"]
+    with pytest.raises(ValueError, match="two splits"):
+        evaluate.verification(guesses, same, np.zeros(400, int))
+
+
+def test_the_threshold_is_the_best_there_is():
+    rng = np.random.default_rng(1)
+    same = rng.random(60) < 0.5
+    cosines = np.round(rng.normal(0.2 * same, 0.3), 2)  # rounded: some pairs are alike
+    right = [np.mean((cosines >= t) == same) for t in np.linspace(-1, 1, 2001)]
+    assert np.mean((cosines >= evaluate.best_threshold(cosines, same)) == same) == max(right)
+    assert evaluate.best_threshold(np.array([0.1, 0.3]), np.array([False, True])) == pytest.approx(0.2)
 
 
 def test_whitening_makes_the_scatter_within_people_round():
@@ -338,60 +352,3 @@ def test_limited_variances_fit_float16_and_change_nothing(tmp_path):
     reference.save(net, tmp_path / "w.safetensors", dtype="float16")
     for name, value in before.items():
         assert torch.allclose(after[name], value, rtol=1e-4, atol=1e-4)
-
-
-# --- the script -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[1] / "scripts" / "train_demo_weights.py"
-    spec = importlib.util.spec_from_file_location("train_demo_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.usefixtures("one_torch_thread")
-def test_the_script_writes_weights_with_their_metadata(script, data, tmp_path, monkeypatch):
-    spec = tiny_spec()
-    ethnicity = HeadSpec("ethnicity", 9, "fc", labels=ETHNICITY_LABELS, trained=labels.TRAINED_ETHNICITIES)
-    spec = dataclasses.replace(spec, heads=(*spec.heads, ethnicity))
-    monkeypatch.setattr(script, "demo_spec", lambda: spec)
-    monkeypatch.setattr(script, "Recipe", lambda: trainer.Recipe((trainer.Phase(1.0, 32, 16),)))
-    monkeypatch.setattr(script, "load_utkface", functools.partial(datasets.load_utkface, held_out=8))
-    out = tmp_path / "w.safetensors"
-    script.main(["--data", str(data), "--out", str(out), "--minutes", "0.01", "--threads", "1"])
-    from faceattr_fast.weights import read_weights
-
-    weights = read_weights(out)
-    assert weights.spec.head("ethnicity").trained == labels.TRAINED_ETHNICITIES
-    assert CropTemplate.from_dict(weights.metadata["crop"]) == DEFAULT_TEMPLATE
-    assert "not for commercial use" in weights.metadata["licence"]
-    assert {entry["name"] for entry in weights.metadata["trained_on"]} == {"utkface", "lfw", "ferplus"}
-    assert weights.metadata["version"]
-    expected = {"gender", "age", "age_error_years", "ethnicity", "emotion", "verification"}
-    assert set(weights.metadata["accuracy"]) == expected
-    assert out.with_suffix(".json").exists()
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_the_demo_network_is_the_papers(script):
-    spec = script.demo_spec()
-    assert spec.count().parameters == 5_858_752
-    assert spec.head("ethnicity").trained.count(True) == 4
-    assert all(spec.head("gender").trained)
-
-
-def test_shipped_weights_say_what_they_are():
-    from faceattr_fast.weights import read_weights, shipped_weights
-
-    assert shipped_weights().stat().st_size < 13e6
-    weights = read_weights(shipped_weights())
-    assert weights.spec.identities is None
-    assert weights.spec.head("ethnicity").trained == labels.TRAINED_ETHNICITIES
-    assert CropTemplate.from_dict(weights.metadata["crop"]) == DEFAULT_TEMPLATE
-    assert {"licence", "trained_on", "accuracy", "version"} <= weights.metadata.keys()
-    card = (shipped_weights().parent / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for figure in ("gender", "ethnicity", "emotion"):
-        assert f"{100 * weights.metadata['accuracy'][figure]['value']:.1f} %" in card

@@ -6,7 +6,8 @@ of the package.
 
 from .datasets import FaceSet, load_ferplus, load_lfw, load_utkface
 from .evaluate import accuracy_report, predict
-from .trainer import Budget, Recipe, train
+from .schedule import Budget, Recipe
+from .trainer import train
 
 __all__ = [
     "Budget", "FaceSet", "Recipe", "accuracy_report", "load_ferplus", "load_lfw", "load_utkface", "predict", "train",

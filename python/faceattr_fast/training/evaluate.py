@@ -80,23 +80,48 @@ def groups_report(
 
 
 def verification(cosines: np.ndarray, same: np.ndarray, split: np.ndarray) -> dict[str, Any]:
-    """Same person or not, by cosine: the threshold comes from all other splits, the accuracy from the split itself."""
+    """Same person or not, by cosine.
+
+    ``accuracy`` judges each split by the threshold of all others, as LFW's protocol asks. ``threshold``, the one to
+    ship, is that of all pairs; the accuracy is not measured with it, since it has seen every answer.
+
+    Args:
+        cosines: float [n].
+        same: [n] booleans.
+        split: [n], which part a pair belongs to.
+
+    Raises:
+        ValueError: fewer than two splits.
+    """
+    parts = np.unique(split)
+    if len(parts) < 2:
+        raise ValueError(f"split: expected pairs in at least two splits, got {len(same)} pairs in {len(parts)}")
     right = np.zeros(len(same), bool)
-    for part in np.unique(split):
+    for part in parts:
         others = split != part
-        candidates = np.sort(cosines[others])
-        # Accuracy on the other splits for every threshold at once: pairs at or above it are called the same.
-        positives = np.sort(cosines[others & same])
-        negatives = np.sort(cosines[others & ~same])
-        hits = len(positives) - np.searchsorted(positives, candidates) + np.searchsorted(negatives, candidates)
-        threshold = candidates[hits.argmax()]
-        right[~others] = (cosines[~others] >= threshold) == same[~others]
+        right[~others] = (cosines[~others] >= best_threshold(cosines[others], same[others])) == same[~others]
     order = np.argsort(cosines)
     ranks = np.empty(len(same))
     ranks[order] = np.arange(1, len(same) + 1)
     positives_n, negatives_n = int(same.sum()), int((~same).sum())
     area = (ranks[same].sum() - positives_n * (positives_n + 1) / 2) / max(1, positives_n * negatives_n)
-    return {"accuracy": _share(right), "n": len(same), "area under curve": float(area)}
+    return {
+        "accuracy": _share(right),
+        "n": len(same),
+        "area under curve": float(area),
+        "threshold": best_threshold(cosines, same),
+    }
+
+
+def best_threshold(cosines: np.ndarray, same: np.ndarray) -> float:
+    """The cosine from which on to say "the same person", so that most of these pairs are right; at least one pair."""
+    candidates = np.sort(cosines)
+    positives, negatives = np.sort(cosines[same]), np.sort(cosines[~same])
+    # Pairs that are right for every candidate at once: pairs at or above it are called the same.
+    hits = len(positives) - np.searchsorted(positives, candidates) + np.searchsorted(negatives, candidates)
+    best = int(hits.argmax())
+    # Halfway to the pair below, where there is most room for rounding on both sides.
+    return float(candidates[max(best - 1, 0) : best + 1].mean())
 
 
 def _share(hits: np.ndarray) -> float | None:

@@ -1,7 +1,6 @@
 """The joint multi-task trainer: trunk and heads at once, from faces that each know some of the labels.
 
-Low resolution first, which costs little, the true input size last. The schedule follows the share of a time budget that
-is used up, so that one recipe fits machines of any speed.
+What it does when is the schedule's business (:mod:`.schedule`).
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,89 +21,11 @@ from torch.nn import functional as F
 
 from ..reference import FaceAttrNet
 from ..spec import NetworkSpec
-from .augment import Jitter, render
+from .augment import render
 from .datasets import FaceSet
+from .schedule import Budget, Recipe
 
-__all__ = ["Budget", "Recipe", "estimate_norms", "initialise", "limit_variances", "pixels_of", "train"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Train with crops of ``size`` pixels and ``batch`` of them until the share ``until`` of the budget is used."""
-
-    until: float
-    size: int
-    batch: int
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What the demonstration weights were trained with.
-
-    Args:
-        phases: resolution and batch over the budget.
-        shares: of each batch, per data set by name.
-        rate: highest learning rate of AdamW; warms up over ``warm_up`` of the budget, then falls in a line.
-        decay: weight decay.
-        average: of the moving average of the weights, per step.
-        loss_weights: per head; 1 where absent.
-        identity_scale, identity_margin: of the cosine softmax over the people in the training set.
-        least_images: people with fewer training pictures are no identity class.
-    """
-
-    phases: tuple[Phase, ...] = (Phase(0.40, 112, 64), Phase(0.60, 160, 48), Phase(1.0, 224, 32))
-    shares: dict[str, float] = field(default_factory=lambda: {"utkface": 0.58, "lfw": 0.22, "ferplus": 0.20})
-    rate: float = 1e-3
-    warm_up: float = 0.03
-    decay: float = 0.05
-    average: float = 0.99
-    loss_weights: dict[str, float] = field(default_factory=lambda: {"gender": 2.0, "identity": 0.3})
-    identity_scale: float = 16.0
-    identity_margin: float = 0.1
-    least_images: int = 3
-    jitter: Jitter = field(default_factory=Jitter)
-
-    def phase(self, progress: float) -> Phase:
-        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
-
-    def rate_at(self, progress: float) -> float:
-        if progress < self.warm_up:
-            return self.rate * (0.05 + 0.95 * progress / self.warm_up)
-        return self.rate * max(0.002, (1 - progress) / (1 - self.warm_up))
-
-
-class Budget:
-    """Time for steps. A step that takes far longer than those before it was paused, and counts as one of them.
-
-    Args:
-        minutes: of step time.
-        wall_minutes: most minutes from now, pauses included; None for no such limit.
-
-    Attributes:
-        progress: share of the time that is used, 0 to 1. Where pauses bring the wall limit nearer than the step time,
-            it rises faster from then on, so that the schedule is still run to its end.
-    """
-
-    def __init__(self, minutes: float, wall_minutes: float | None = None) -> None:
-        self.progress = 0.0
-        self._seconds = 60 * minutes
-        self._last = time.monotonic()
-        self._end = math.inf if wall_minutes is None else self._last + 60 * wall_minutes
-        self._recent: deque[float] = deque(maxlen=15)
-
-    def step(self) -> None:
-        """Call after each step."""
-        now = time.monotonic()
-        taken, self._last = now - self._last, now
-        if len(self._recent) >= 5:
-            taken = min(taken, 4 * float(np.median(self._recent)))
-        self._recent.append(taken)
-        left = min((1 - self.progress) * self._seconds, self._end - now + taken)
-        self.progress += (1 - self.progress) * (min(1.0, taken / left) if left > 0 else 1.0)
-
-    def skip(self) -> None:
-        """Call after work that is no step, such as a checkpoint, and is not to count."""
-        self._last = time.monotonic()
+__all__ = ["estimate_norms", "initialise", "limit_variances", "pixels_of", "train"]
 
 
 @torch.no_grad()
@@ -206,6 +127,8 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     resume: bool = False,
+    again: bool = False,
+    origin: str = "random weights",
     report: Callable[[str], None] = print,
     most_steps: int | None = None,
 ) -> tuple[FaceAttrNet, dict[str, Any]]:
@@ -217,55 +140,61 @@ def train(
         budget: of time; the schedule follows it.
         seed: of the drawing of batches. The same steps follow from the same seed, but their number from the time.
         checkpoint: file for the state, written every four minutes; None for none.
-        resume: go on from the checkpoint, if there is one, but for the optimiser's moments, which start anew.
+        resume: go on from the checkpoint, but for the optimiser's moments, which start anew. One whose schedule has
+            ended is not trained any more.
+        again: with ``resume``, begin a new schedule at its start, from the checkpoint's weights.
+        origin: what ``net`` holds, for the record; of no account with ``resume``.
         report: takes a line of progress every 50 steps.
         most_steps: stop after so many steps.
 
     Returns:
         The moving average of the network (its batch-norm statistics are to be estimated anew, :func:`estimate_norms`),
-        and figures: steps, images, people, and the losses over time.
+        and figures: steps, images, people, the losses over time, and the runs that led here, each with what it started
+        from, the steps before it, its minutes and its settings.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint to resume from.
+        ValueError: ``resume`` without ``checkpoint``, or with another seed than that of the runs before.
     """
     recipe = recipe or Recipe()
     batches = _Batches(sets, recipe, net.spec, seed)
     net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     generator = torch.Generator().manual_seed(seed)
     people = nn.Parameter(torch.randn(batches.identities, net.spec.embedding, generator=generator))
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": [*rest, people], "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99))
+    optimiser = _optimiser(net, people, recipe)
     averaged = FaceAttrNet(net.spec, seed=0)
     averaged.load_state_dict(net.state_dict())
-    figures: dict[str, Any] = {"steps": 0, "images": 0, "people": batches.identities, "log": []}
-    if resume and checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        net.load_state_dict(state["net"])
-        averaged.load_state_dict(state["averaged"])
-        people.data.copy_(state["people"])
-        budget.progress, figures = state["progress"], state["figures"]
+    figures: dict[str, Any] = {"steps": 0, "images": 0, "people": batches.identities, "log": [], "runs": []}
+    if resume:
+        figures = _load_checkpoint(checkpoint, net, averaged, people, budget, seed)
         batches.rng = np.random.default_rng((seed, figures["steps"]))  # not the faces of the first run again
+        origin = "checkpoint"
+        if again:
+            budget.progress, origin = 0.0, "checkpoint, new schedule"
+
+    def done() -> bool:
+        return budget.over or figures["steps"] == most_steps
+
+    if not (resume and done()):  # what only measures a checkpoint is no run
+        run = {"start": origin, "steps before": figures["steps"], "minutes": 0.0, "threads": torch.get_num_threads()}
+        figures["runs"].append(run | {"seed": seed, "recipe": asdict(recipe)})
+    if done():
+        report(f"no training: {budget.progress:.0%} of the schedule are done, and no time or no step is left")
+        return averaged, figures
     sums: Counter[str] = Counter()
     saved = time.monotonic()
 
-    while budget.progress < 1 and figures["steps"] != most_steps:
+    while not done():
         phase, rate = recipe.phase(budget.progress), recipe.rate_at(budget.progress)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        pixels, targets, identity = batches.draw(phase.size, phase.batch)
-        outputs = net(pixels)
-        losses = _losses(outputs, targets)
-        if batches.identities:
-            losses["identity"] = _identity_loss(outputs["embedding"], people, identity, recipe)
-        total = torch.stack([recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimiser.step()
+        batch = batches.draw(phase.size, phase.batch)
+        sums.update(_step(net, people, optimiser, batch, recipe))
         figures["steps"] += 1
-        figures["images"] += len(pixels)
+        figures["images"] += len(batch[0])
         _average(averaged, net, min(recipe.average, figures["steps"] / (figures["steps"] + 10)))
-        sums.update({name: loss.item() for name, loss in losses.items()})
         budget.step()
+        figures["runs"][-1]["minutes"] = round(budget.used / 60, 2)
         if figures["steps"] % 50 == 0:
             line = {name: round(value / 50, 4) for name, value in sums.items()}
             sums.clear()
@@ -282,6 +211,30 @@ def train(
     if checkpoint is not None:
         _save_checkpoint(checkpoint, net, averaged, people, budget, figures)
     return averaged, figures
+
+
+def _optimiser(net: FaceAttrNet, people: Tensor, recipe: Recipe) -> torch.optim.Optimizer:
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": [*rest, people], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99))
+
+
+def _step(
+    net: FaceAttrNet, people: Tensor, optimiser: torch.optim.Optimizer, batch: tuple[Any, ...], recipe: Recipe
+) -> dict[str, float]:
+    """One step of the optimiser on pixels, targets and identities; the losses before it."""
+    pixels, targets, identity = batch
+    outputs = net(pixels)
+    losses = _losses(outputs, targets)
+    if len(people):
+        losses["identity"] = _identity_loss(outputs["embedding"], people, identity, recipe)
+    total = torch.stack([recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+    optimiser.step()
+    return {name: loss.item() for name, loss in losses.items()}
 
 
 @torch.no_grad()
@@ -301,6 +254,26 @@ def _save_checkpoint(
     state = {"net": net.state_dict(), "averaged": averaged.state_dict(), "people": people.detach()}
     torch.save({**state, "progress": budget.progress, "figures": figures}, partial)
     os.replace(partial, path)
+
+
+def _load_checkpoint(
+    path: Path | None, net: FaceAttrNet, averaged: FaceAttrNet, people: Tensor, budget: Budget, seed: int
+) -> dict[str, Any]:
+    """The figures of the checkpoint; everything else of it goes into the arguments."""
+    if path is None:
+        raise ValueError("resume: expected a checkpoint to resume from, got None")
+    state = torch.load(path, weights_only=True)
+    figures: dict[str, Any] = state["figures"]
+    if "runs" not in figures:  # written before runs were recorded, when all of them started from random weights
+        figures["runs"] = [{"start": "random weights", "steps before": 0}]
+    seeds = {run.get("seed", seed) for run in figures["runs"]} - {seed}
+    if seeds:  # the seed also says which faces are held out: another would measure on faces that were trained on
+        raise ValueError(f"seed: the checkpoint {path} was trained with {seeds.pop()}, got {seed}")
+    net.load_state_dict(state["net"])
+    averaged.load_state_dict(state["averaged"])
+    people.data.copy_(state["people"])
+    budget.progress = state["progress"]
+    return figures
 
 
 @torch.no_grad()

@@ -1,0 +1,166 @@
+"""The script that makes the demonstration weights, on tiny data; the weights that are shipped."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+cv2 = pytest.importorskip("cv2")
+
+from training_data import tiny_spec, write_data  # noqa: E402
+
+from faceattr_fast import cli  # noqa: E402
+from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate  # noqa: E402
+from faceattr_fast.reference import FaceAttrNet, save  # noqa: E402
+from faceattr_fast.spec import ETHNICITY_LABELS, HeadSpec, PixelSpec  # noqa: E402
+from faceattr_fast.training import datasets, labels, schedule  # noqa: E402
+from faceattr_fast.weights import read_weights, shipped_weights  # noqa: E402
+
+
+def load_script(name):
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("train_demo_weights")
+
+
+@pytest.fixture
+def tiny_script(script, monkeypatch):
+    """The script with a tiny network, which reads crops of the true size."""
+    spec = tiny_spec()
+    ethnicity = HeadSpec("ethnicity", 9, "fc", labels=ETHNICITY_LABELS, trained=labels.TRAINED_ETHNICITIES)
+    spec = dataclasses.replace(spec, heads=(*spec.heads, ethnicity), pixels=PixelSpec())
+    monkeypatch.setattr(script, "demo_spec", lambda: spec)
+    monkeypatch.setattr(script, "Recipe", lambda: schedule.Recipe((schedule.Phase(1.0, 32, 16),)))
+    monkeypatch.setattr(script, "load_utkface", functools.partial(datasets.load_utkface, held_out=8))
+    return script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data; the tests put weights and checkpoint beside it."""
+    root = tmp_path_factory.mktemp("training")
+    write_data(root / "data")
+    return root
+
+
+def run(script, folder, out, *options):
+    """Weights file and log that a run of the script writes."""
+    path = folder / out
+    cache = folder / "cache"
+    script.main(["--data", str(folder / "data"), "--out", str(path), "--cache", str(cache), "--threads", "1", *options])
+    assert not list(folder.glob("*.part"))
+    return read_weights(path), json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, capsys):
+    weights, log = run(tiny_script, folder, "w.safetensors", "--minutes", "0.01")
+    assert weights.spec.head("ethnicity").trained == labels.TRAINED_ETHNICITIES
+    assert CropTemplate.from_dict(weights.metadata["crop"]) == DEFAULT_TEMPLATE
+    assert "not for commercial use" in weights.metadata["licence"]
+    assert {entry["name"] for entry in weights.metadata["trained_on"]} == {"utkface", "lfw", "ferplus"}
+    assert weights.metadata["version"] == log["version"]
+    accuracy = weights.metadata["accuracy"]
+    assert set(accuracy) == {"gender", "age", "age_error_years", "ethnicity", "emotion", "verification"}
+    assert accuracy["verification"]["threshold"] == round(log["verification on lfw"]["threshold"], 4)
+    assert log["faces"]["utkface"] == {"training": 30, "held out": 8}
+    assert log["faces"]["ferplus"]["held out"] == 8
+    assert log["training"]["runs"][0]["start"] == "random weights"
+    assert log["parameters"] == weights.spec.count().parameters
+
+    # The command reads the threshold and gives a verdict, for a face and itself the right one.
+    face, other = (str(folder / "data" / "lfw" / "images" / "P_5" / f"P_5_000{i}.png") for i in (1, 2))
+    capsys.readouterr()
+    for second in (face, other):
+        options = [face, second, "--crops", "--threads", "1", "--weights", str(folder / "w.safetensors")]
+        assert cli.main(["verify", "--json", *options]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["threshold"] == accuracy["verification"]["threshold"]
+        assert answer["same"] is (second == face or answer["similarity"] >= answer["threshold"])
+        assert cli.main(["verify", *options]) == 0
+        assert f"the threshold {answer['threshold']:.3f}: taken for" in capsys.readouterr().out
+
+    # Of this log, the card.
+    card = folder / "CARD.md"
+    load_script("model_card").main([str(folder / "w.json"), str(card)])
+    assert f"| gender | UTKFace, held out | 8 | {100 * accuracy['gender']['value']:.1f} % |" in card.read_text()
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_the_script_continues(tiny_script, folder):
+    first, log = run(tiny_script, folder, "a.safetensors", "--minutes", "0.005")
+    steps = log["training"]["steps"]
+
+    # A finished checkpoint is measured and written, nothing else.
+    for minutes in ("0", "5"):
+        same, log = run(tiny_script, folder, "b.safetensors", "--resume", "--minutes", minutes)
+        assert log["training"]["steps"] == steps
+        assert same.metadata["accuracy"] == first.metadata["accuracy"]
+        assert all(np.array_equal(value, first.tensors[name]) for name, value in same.tensors.items())
+
+    more, log = run(tiny_script, folder, "c.safetensors", "--again", "--minutes", "0.005")
+    assert log["training"]["steps"] > steps
+    assert [entry["start"] for entry in log["training"]["runs"]] == ["random weights", "checkpoint, new schedule"]
+    assert not np.array_equal(more.tensors["stem.conv.weight"], first.tensors["stem.conv.weight"])
+
+    measured, log = run(tiny_script, folder, "d.safetensors", "--init", str(folder / "a.safetensors"), "--minutes", "0")
+    assert np.array_equal(measured.tensors["stem.conv.weight"], first.tensors["stem.conv.weight"])
+    assert (log["training"]["steps"], log["training"]["runs"][0]["start"]) == (0, "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init", "w", "--resume"], "argument --resume: not allowed with argument --init"),
+        (["--again", "--resume"], "argument --resume: not allowed with argument --again"),
+        (["--resume"], "--resume: no checkpoint"),
+        (["--again"], "--again: no checkpoint"),
+        (["--minutes", "0"], "they need --resume or --init"),
+        (["--minutes", "-1"], "expected a number of at least 0, got -1"),
+        (["--init", "none.safetensors"], "--init: .*none.safetensors"),
+        (["--init", "other"], "expected the demonstration network, got another"),
+        (["--init", "seeded", "--seed", "3"], "was trained with --seed 2, got --seed 3"),
+    ],
+)
+def test_usage_errors_come_before_any_work(script, options, message, tmp_path, capsys):
+    if "other" in options:
+        save(FaceAttrNet(tiny_spec(), seed=0), tmp_path / "other")
+    if "seeded" in options:
+        save(FaceAttrNet(script.demo_spec(), seed=0), tmp_path / "seeded", metadata={"seed": 2})
+    options = [str(tmp_path / option) if option in ("other", "seeded") else option for option in options]
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), *options])
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_network_is_the_papers(script):
+    spec = script.demo_spec()
+    assert spec.count().parameters == 5_858_752
+    assert spec.head("ethnicity").trained.count(True) == 4
+    assert all(spec.head("gender").trained)
+
+
+def test_shipped_weights_say_what_they_are():
+    assert shipped_weights().stat().st_size < 13e6
+    weights = read_weights(shipped_weights())
+    assert weights.spec.identities is None
+    assert weights.spec.head("ethnicity").trained == labels.TRAINED_ETHNICITIES
+    assert CropTemplate.from_dict(weights.metadata["crop"]) == DEFAULT_TEMPLATE
+    assert {"licence", "trained_on", "accuracy", "version"} <= weights.metadata.keys()
+    card = (shipped_weights().parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for figure in ("gender", "ethnicity", "emotion"):
+        assert f"{100 * weights.metadata['accuracy'][figure]['value']:.1f} %" in card
