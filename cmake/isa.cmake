@@ -10,15 +10,18 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND FACEATTR_ISA_avx512 -Wno-maybe-uninitialized)
 endif()
 
+set(FACEATTR_ISA_avx512bf16 ${FACEATTR_ISA_avx512} -mavx512bf16)
+set(FACEATTR_ISA_avx512vnni ${FACEATTR_ISA_avx512} -mavx512vnni)
+
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(FACEATTR_X86 ON)
-  set(FACEATTR_ISAS scalar avx2 avx512)
+  set(FACEATTR_ISAS scalar avx2 avx512 avx512bf16 avx512vnni)
 else()
   set(FACEATTR_X86 OFF)
   set(FACEATTR_ISAS scalar)
 endif()
 
-set(FACEATTR_KERNEL_FAMILIES segmented_conv quantized_conv winograd shifted_means linear stem)
+set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv winograd shifted_means linear stem)
 
 # Adds one object library per instruction set and lists them in `objects`.
 function(faceattr_add_kernels objects)
@@ -26,7 +29,10 @@ function(faceattr_add_kernels objects)
   foreach(isa IN LISTS FACEATTR_ISAS)
     set(sources "")
     foreach(family IN LISTS FACEATTR_KERNEL_FAMILIES)
-      list(APPEND sources ${CMAKE_SOURCE_DIR}/csrc/cpu/kernels/${family}/${isa}.cc)
+      set(source ${CMAKE_SOURCE_DIR}/csrc/cpu/kernels/${family}/${isa}.cc)
+      if(EXISTS ${source})  # a family need not have a kernel for every set
+        list(APPEND sources ${source})
+      endif()
     endforeach()
     add_library(faceattr_kernels_${isa} OBJECT ${sources})
     target_include_directories(faceattr_kernels_${isa} PRIVATE ${CMAKE_SOURCE_DIR}/csrc)

@@ -16,6 +16,7 @@ namespace py = pybind11;
 namespace {
 
 using faceattr::Engine;
+using faceattr::Format;
 using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
@@ -127,15 +128,17 @@ PYBIND11_MODULE(_core, m) {
            py::arg("pixels"), py::arg("mean"), py::arg("scale"))
       .def(
           "tensor",
-          [](Plan& plan, int height, int width, int channels) {
-            plan.tensors.push_back({height, width, channels});
+          [](Plan& plan, int height, int width, int channels, bool bfloat16) {
+            plan.tensors.push_back({height, width, channels, bfloat16 ? Format::kBfloat16 : Format::kFloat});
             return static_cast<int>(plan.tensors.size()) - 1;
           },
-          py::arg("height"), py::arg("width"), py::arg("channels"), "Returns the tensor's index.")
+          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("bfloat16") = false,
+          "Of floats. Returns the tensor's index.")
       .def(
           "integer_tensor",
           [](Plan& plan, int height, int width, const FloatArray& scale, int low) {
-            plan.tensors.push_back({height, width, static_cast<int>(scale.size()), to_vector(scale), low});
+            plan.tensors.push_back(
+                {height, width, static_cast<int>(scale.size()), Format::kInteger, to_vector(scale), low});
             return static_cast<int>(plan.tensors.size()) - 1;
           },
           py::arg("height"), py::arg("width"), py::arg("scale").noconvert(), py::arg("low"),
@@ -149,16 +152,17 @@ PYBIND11_MODULE(_core, m) {
       .def(
           "segmented_conv",
           [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
-             const FloatArray& weight, const FloatArray& bias, bool relu, int residual) {
-            faceattr::SegmentedConvPhase phase{dst, {}, to_vector(weight), to_vector(bias), relu, residual};
+             const FloatArray& weight, const FloatArray& bias, bool relu, int residual, int copy) {
+            faceattr::SegmentedConvPhase phase{dst, {}, to_vector(weight), to_vector(bias), relu, residual, copy};
             for (const auto& [src, start, count, kernel, stride] : segments) {
               phase.segments.push_back({src, start, count, kernel, stride});
             }
             plan.phases.emplace_back(std::move(phase));
           },
           py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
-          py::arg("relu"), py::arg("residual"),
-          "segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel.")
+          py::arg("relu"), py::arg("residual"), py::arg("copy") = -1,
+          "segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel; copy: a "
+          "tensor of bfloat16 or -1.")
       .def(
           "winograd_conv",
           [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, const FloatArray& weight,

@@ -69,8 +69,8 @@ void clear_border(Value* base, const MapPlacement& map, const TensorShape& shape
 
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team) {
   if (map.border == 0) return;
-  if (shape.integer()) {
-    clear_border(integers(arena + map.offset), map, shape, team);
+  if (shape.narrow()) {
+    clear_border(narrow(arena + map.offset), map, shape, team);
   } else {
     clear_border(arena + map.offset, map, shape, team);
   }

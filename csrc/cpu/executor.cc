@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "base/bfloat16.h"
+
 namespace faceattr::cpu {
 namespace {
 
@@ -46,36 +48,35 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   runners_.reserve(plan_.phases.size());  // runners hold pointers into themselves: they are built in place
   for (const Phase& phase : plan_.phases) {
     if (const auto* p = std::get_if<StemPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<StemRunner>, *p, layout);
-      scratch_floats_ = std::max(scratch_floats_, std::get<StemRunner>(runners_.back()).scratch_floats());
+      plan_.tensors[p->dst].narrow() ? add<NarrowStemRunner>(*p, layout) : add<StemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<SegmentedConvPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<ConvRunner>, *p, layout);
+      plan_.tensors[p->segments[0].src].narrow() ? add<NarrowConvRunner>(*p, layout) : add<ConvRunner>(*p, layout);
     } else if (const auto* p = std::get_if<WinogradConvPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<WinogradRunner>, *p, layout, memory_.workspaces[runners_.size()]);
-      scratch_floats_ = std::max(scratch_floats_, std::get<WinogradRunner>(runners_.back()).scratch_floats());
+      add<WinogradRunner>(*p, layout, memory_.workspaces[runners_.size()]);
     } else if (const auto* p = std::get_if<QuantizedStemPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<QuantizedStemRunner>, *p, layout);
-      scratch_floats_ = std::max(scratch_floats_, std::get<QuantizedStemRunner>(runners_.back()).scratch_floats());
+      add<NarrowStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<QuantizedConvRunner>, *p, layout);
+      add<NarrowConvRunner>(*p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
-      runners_.emplace_back(std::in_place_type<MeansRunner>, *p, layout);
+      add<MeansRunner>(*p, layout);
     } else {
-      runners_.emplace_back(std::in_place_type<LinearRunner>, std::get<LinearHeadPhase>(phase), layout);
+      add<LinearRunner>(std::get<LinearHeadPhase>(phase), layout);
     }
+    std::visit([&](const auto& r) { scratch_floats_ = std::max(scratch_floats_, r.scratch_floats()); },
+               runners_.back());
   }
   plan_.phases.clear();
+}
+
+template <class Runner, class... Arguments>
+void Executor::add(const Arguments&... arguments) {
+  runners_.emplace_back(std::in_place_type<Runner>, arguments...);
 }
 
 std::size_t Executor::packed_floats() const {
   std::size_t floats = 0;
   for (const Runner& runner : runners_) {
-    if (const auto* stem = std::get_if<StemRunner>(&runner)) floats += stem->packed_floats();
-    if (const auto* conv = std::get_if<ConvRunner>(&runner)) floats += conv->packed_floats();
-    if (const auto* winograd = std::get_if<WinogradRunner>(&runner)) floats += winograd->packed_floats();
-    if (const auto* stem = std::get_if<QuantizedStemRunner>(&runner)) floats += stem->packed_floats();
-    if (const auto* conv = std::get_if<QuantizedConvRunner>(&runner)) floats += conv->packed_floats();
-    if (const auto* linear = std::get_if<LinearRunner>(&runner)) floats += linear->packed_floats();
+    floats += std::visit([](const auto& r) { return r.packed_floats(); }, runner);
   }
   return floats;
 }
@@ -104,9 +105,9 @@ bool Executor::run_image(const Pixels& pixels, std::int64_t image, const ImageMe
       conv->run(memory, team);
     } else if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[p])) {
       winograd->run(memory, team);
-    } else if (const auto* stem = std::get_if<QuantizedStemRunner>(&runners_[p])) {
+    } else if (const auto* stem = std::get_if<NarrowStemRunner>(&runners_[p])) {
       finite &= stem->run(pixels, image, memory, team);
-    } else if (const auto* conv = std::get_if<QuantizedConvRunner>(&runners_[p])) {
+    } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runners_[p])) {
       conv->run(memory, team);
     } else if (const auto* means = std::get_if<MeansRunner>(&runners_[p])) {
       means->run(memory, team);
@@ -143,9 +144,11 @@ void Executor::copy_maps(const ImageMemory& memory, std::int64_t image, float* c
       float* dst = outputs[o] + image * output_floats(output) + y * shape.width * output.count;
       for (int x = 0; x < shape.width; ++x, dst += output.count) {
         const std::int64_t offset = y * map.row_pitch + x * map.pixel_pitch + output.start;
-        if (shape.integer()) {
-          const std::int16_t* src = integers(memory.arena) + map.integer_interior() + offset;
+        const std::int16_t* src = narrow(memory.arena) + map.narrow_interior() + offset;
+        if (shape.format == Format::kInteger) {
           for (int c = 0; c < output.count; ++c) dst[c] = static_cast<float>(src[c]) * shape.scale[output.start + c];
+        } else if (shape.format == Format::kBfloat16) {
+          for (int c = 0; c < output.count; ++c) dst[c] = from_bfloat16(src[c]);
         } else {
           std::copy_n(memory.arena + map.interior() + offset, output.count, dst);
         }

@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-#include "cpu/quantized_runners.h"
+#include "cpu/narrow_runners.h"
 #include "cpu/runners.h"
 
 namespace faceattr::cpu {
@@ -45,9 +45,11 @@ class Executor {
   void fill_nan(std::int64_t image, float* const* outputs) const;
 
  private:
-  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, QuantizedStemRunner, QuantizedConvRunner,
-                              MeansRunner, LinearRunner>;
+  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, NarrowStemRunner, NarrowConvRunner, MeansRunner,
+                              LinearRunner>;
 
+  template <class Runner, class... Arguments>
+  void add(const Arguments&... arguments);
   void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
 
   Plan plan_;  // its weights are dropped once packed

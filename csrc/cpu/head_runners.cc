@@ -14,9 +14,10 @@ MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
     : kernel_(&best(kernel_lists().ShiftedMeans, layout.features)), dst_(layout.vector_offsets[phase.dst]) {
   const MapPlacement& map = layout.memory.maps[phase.src];
   const TensorShape& shape = layout.plan.tensors[phase.src];
-  integer_ = shape.integer();
-  src_ = (integer_ ? map.integer_interior() : map.interior()) + phase.start;
-  if (integer_) scale_.assign(shape.scale.begin() + phase.start, shape.scale.begin() + phase.start + phase.count);
+  format_ = shape.format;
+  src_ = (shape.narrow() ? map.narrow_interior() : map.interior()) + phase.start;
+  if (format_ == Format::kInteger)
+    scale_.assign(shape.scale.begin() + phase.start, shape.scale.begin() + phase.start + phase.count);
   args_.row_pitch = map.row_pitch;
   args_.pixel_pitch = map.pixel_pitch;
   args_.height = shape.height;
@@ -31,14 +32,16 @@ MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
 void MeansRunner::run(const ImageMemory& memory, const Team& team) const {
   ShiftedMeansArgs args = args_;
   args.src = memory.arena + src_;
-  args.integers = integers(memory.arena) + src_;
+  args.narrow = narrow(memory.arena) + src_;
   args.scale = scale_.data();
   args.dst = memory.vectors + dst_;
   const int chunks = (args.count + kChannelsPerItem - 1) / kChannelsPerItem;
   const Team::Range items = team.share(static_cast<std::int64_t>(args.kernel) * args.kernel * chunks);
   for (std::int64_t item = items.begin; item < items.end; ++item) {
     const int begin = static_cast<int>(item % chunks) * kChannelsPerItem;
-    const auto run = integer_ ? kernel_->run_integers : kernel_->run;
+    const auto run = format_ == Format::kInteger    ? kernel_->run_integers
+                     : format_ == Format::kBfloat16 ? kernel_->run_bfloat16
+                                                    : kernel_->run;
     run(args, static_cast<int>(item / chunks), begin, std::min(begin + kChannelsPerItem, args.count));
   }
 }

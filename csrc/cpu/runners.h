@@ -37,8 +37,9 @@ struct Layout {
 // Zeroes this member's rows of the border of a map, if it has one: the arena's last content lies there.
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team);
 
-// The positions of an image as integers, for arithmetic with the offsets of integer maps.
-inline std::int16_t* integers(float* arena) { return reinterpret_cast<std::int16_t*>(arena); }
+// Memory as narrow values, for arithmetic with the offsets of narrow maps.
+inline std::int16_t* narrow(float* memory) { return reinterpret_cast<std::int16_t*>(memory); }
+inline const std::int16_t* narrow(const float* memory) { return reinterpret_cast<const std::int16_t*>(memory); }
 
 class StemRunner {
  public:
@@ -71,6 +72,7 @@ class ConvRunner {
   // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
   void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
   const char* kernel() const { return kernel_->name; }
+  std::size_t scratch_floats() const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:
@@ -133,12 +135,14 @@ class MeansRunner {
   MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout);
   void run(const ImageMemory& memory, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
+  std::size_t scratch_floats() const { return 0; }
+  std::size_t packed_floats() const { return 0; }
 
  private:
   const ShiftedMeansKernel* kernel_;
   ShiftedMeansArgs args_;
   std::size_t src_, dst_;
-  bool integer_;
+  Format format_;
   std::vector<float> scale_;
 };
 
@@ -148,6 +152,7 @@ class LinearRunner {
   // `vectors`: rows of `pitch` floats, one per image.
   void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
+  std::size_t scratch_floats() const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:

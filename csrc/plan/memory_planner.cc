@@ -20,13 +20,13 @@ void extend(Life& life, int phase) {
 
 std::size_t align(std::size_t floats) { return (floats + kAlignFloats - 1) / kAlignFloats * kAlignFloats; }
 
-// Integers are read four at a time.
-int pixel_pitch(const TensorShape& shape) { return shape.integer() ? (shape.channels + 3) / 4 * 4 : shape.channels; }
+// Narrow values are read four at a time at most.
+int pixel_pitch(const TensorShape& shape) { return shape.narrow() ? (shape.channels + 3) / 4 * 4 : shape.channels; }
 
 std::size_t padded_floats(const TensorShape& shape, int border) {
   const std::size_t positions = static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border);
   const std::size_t values = positions * pixel_pitch(shape);
-  return align(shape.integer() ? values / kIntegersPerFloat : values);
+  return align(shape.narrow() ? values / kNarrowPerFloat : values);
 }
 
 // A piece of the arena: a map, or what one phase works in.
@@ -71,6 +71,13 @@ int shortcut(const Phase& phase) {
   return conv == nullptr ? -1 : conv->residual;
 }
 
+// The second map that a phase writes, or -1.
+int narrow_copy(const Phase& phase) {
+  if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) return quantized->copy;
+  const SegmentedConvPhase* conv = convolution(phase);
+  return conv == nullptr ? -1 : conv->copy;
+}
+
 // Visits every (tensor, kernel) that a phase reads.
 template <class Visit>
 void for_each_read(const Phase& phase, const Visit& visit) {
@@ -98,8 +105,8 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   std::vector<Life> lives(count);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
     std::visit([&](const auto& phase) { extend(lives[destination(phase)], p); }, plan.phases[p]);
-    const auto* quantized = std::get_if<QuantizedConvPhase>(&plan.phases[p]);
-    if (quantized != nullptr && quantized->copy >= 0) extend(lives[quantized->copy], p);
+    const int copy = narrow_copy(plan.phases[p]);
+    if (copy >= 0) extend(lives[copy], p);
     for_each_read(plan.phases[p], [&](int tensor, int kernel) {
       extend(lives[tensor], p);
       if (kernel == 3) result.maps[tensor].border = 1;

@@ -9,8 +9,9 @@
 
 namespace faceattr {
 
-// Integer maps hold 16 bits per value: both ranges of a map fit, and pairs of them are what multiply-adds read.
-constexpr std::size_t kIntegersPerFloat = sizeof(float) / sizeof(std::int16_t);
+// Narrow maps hold 16 bits per value: a bfloat16, or an integer, of which both ranges of 8 bits fit. Pairs of them are
+// what multiply-adds read.
+constexpr std::size_t kNarrowPerFloat = sizeof(float) / sizeof(std::int16_t);
 
 // A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a
 // test.
@@ -20,9 +21,9 @@ struct MapPlacement {
   std::int64_t row_pitch = 0;    // values from one row to the next
   std::int64_t pixel_pitch = 0;  // values from one position to the next
 
-  // Of the position (0, 0) of a map of floats, in floats; of a map of integers, in integers.
+  // Of the position (0, 0) of a map of floats, in floats; of a narrow map, in narrow values.
   std::size_t interior() const { return offset + inner(); }
-  std::size_t integer_interior() const { return kIntegersPerFloat * offset + inner(); }
+  std::size_t narrow_interior() const { return kNarrowPerFloat * offset + inner(); }
 
  private:
   std::size_t inner() const { return static_cast<std::size_t>(border * (row_pitch + pixel_pitch)); }

@@ -18,8 +18,10 @@ class Checker {
     for (const TensorShape& t : plan_.tensors) {
       require(t.height > 0 && t.width > 0 && t.channels > 0, "tensor sizes must be positive");
       require(t.height <= kMaxSide && t.width <= kMaxSide && t.channels <= kMaxChannels, "tensor too large");
-      require(!t.integer() || static_cast<int>(t.scale.size()) == t.channels, "a scale per channel is needed");
-      require(t.low == 0 || (t.integer() && t.low == -128), "integers start at 0 or -128");
+      const bool integer = t.format == Format::kInteger;
+      require(t.scale.size() == static_cast<std::size_t>(integer ? t.channels : 0),
+              "integers need a scale per channel");
+      require(t.low == 0 || (integer && t.low == -128), "integers start at 0 or -128");
     }
     for (; phase_ < plan_.phases.size(); ++phase_) {
       std::visit([&](const auto& phase) { visit(phase); }, plan_.phases[phase_]);
@@ -80,7 +82,7 @@ class Checker {
     const TensorShape& dst = write(phase.dst, TensorKind::kMap);
     require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4,
             "stem output must be a quarter of the input");
-    require(dst.integer() == integer, "the stem writes the other kind of numbers");
+    require((dst.format == Format::kInteger) == integer, "the stem writes another format");
     check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
     return dst;
   }
@@ -91,9 +93,9 @@ class Checker {
     require(static_cast<int>(phase.multiplier.size()) == dst.channels, "a multiplier per channel is needed");
   }
 
-  std::size_t visit(const Segment& s, const TensorShape& dst, bool integer = false) const {
+  std::size_t visit(const Segment& s, const TensorShape& dst, Format format) const {
     const TensorShape& src = read(s.src, TensorKind::kMap);
-    require(src.integer() == integer, "a segment's source holds the other kind of numbers");
+    require(src.format == format, "a segment's source has another format");
     require(s.kernel == 1 || s.kernel == 3, "kernel must be 1 or 3");
     require(s.stride >= 1, "stride must be positive");
     require(in_range(s.start, s.count, src.channels), "segment channels out of range");
@@ -102,17 +104,34 @@ class Checker {
     return static_cast<std::size_t>(s.kernel) * s.kernel * s.count;
   }
 
+  void check_residual(int residual, const TensorShape& dst) const {
+    if (residual < 0) return;
+    const TensorShape& r = read(residual, TensorKind::kMap);
+    require(same(r, dst), "residual shape differs");
+    require(!r.narrow() && !dst.narrow(), "a residual is added to floats");
+  }
+
+  void write_copy(int copy, const TensorShape& dst) {
+    if (copy < 0) return;
+    const TensorShape& c = write(copy, TensorKind::kMap);
+    require(same(c, dst), "the copy's shape differs");
+    require(c.narrow() && !dst.narrow(), "a copy is a narrow one of floats");
+  }
+
   void visit(const SegmentedConvPhase& phase, bool may_be_empty = false) {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
     require(may_be_empty || !phase.segments.empty(), "a convolution needs a segment");
-    for (const Segment& s : phase.segments) k += visit(s, dst);
-    if (phase.residual >= 0) {
-      const TensorShape& r = read(phase.residual, TensorKind::kMap);
-      require(same(r, dst) && !r.integer(), "residual shape differs");
-    }
-    require(!dst.integer(), "only quantized convolutions write integers");
+    const Format format = phase.segments.empty() ? Format::kFloat : shape(phase.segments[0].src).format;
+    require(format != Format::kInteger, "integers are read by quantized convolutions");
+    for (const Segment& s : phase.segments) k += visit(s, dst, format);
+    check_residual(phase.residual, dst);
+    const bool narrow = format == Format::kBfloat16;
+    require(dst.format != Format::kInteger && (narrow || !dst.narrow()), "the destination's format does not fit");
     write(phase.dst, TensorKind::kMap);
+    require(phase.copy < 0 || (narrow && shape(phase.copy).format == Format::kBfloat16),
+            "the copy's format does not fit");
+    write_copy(phase.copy, dst);
     check_weights(phase.weight, phase.bias, dst.channels, k);
   }
 
@@ -122,7 +141,7 @@ class Checker {
     require(!phase.segments.empty(), "a Winograd convolution needs a segment");
     for (const Segment& s : phase.segments) {
       require(s.kernel == 3 && s.stride == 1, "a Winograd segment must be 3x3 at stride 1");
-      k += visit(s, dst) / 9;
+      k += visit(s, dst, Format::kFloat) / 9;
     }
     if (phase.weight.size() != 36 * k * dst.channels) {
       fail("expected " + std::to_string(36 * k * dst.channels) + " transformed weights, got " +
@@ -135,20 +154,19 @@ class Checker {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
     require(!phase.segments.empty(), "a convolution needs a segment");
-    for (const Segment& s : phase.segments) k += visit(s, dst, true);
+    for (const Segment& s : phase.segments) k += visit(s, dst, Format::kInteger);
     require(k <= kMaxQuantizedTerms, "too many products for sums of 32 bits");
     check_weights(phase.weight, phase.bias, dst.channels, k);
-    require(static_cast<int>(phase.multiplier.size()) == dst.channels, "a multiplier per channel is needed");
-    if (phase.residual >= 0) {
-      const TensorShape& r = read(phase.residual, TensorKind::kMap);
-      require(same(r, dst) && !r.integer() && !dst.integer(), "residual shape differs");
-    }
+    const auto per_channel = [&](const std::vector<float>& factors, bool needed) {
+      require(factors.size() == static_cast<std::size_t>(needed ? dst.channels : 0), "a factor per channel is needed");
+    };
+    per_channel(phase.multiplier, true);
+    per_channel(phase.inverse, phase.copy >= 0);
+    check_residual(phase.residual, dst);
+    require(dst.format != Format::kBfloat16, "the destination's format does not fit");
     write(phase.dst, TensorKind::kMap);
-    if (phase.copy >= 0) {
-      const TensorShape& copy = write(phase.copy, TensorKind::kMap);
-      require(same(copy, dst) && copy.integer() && !dst.integer(), "the copy has dst's shape and integers");
-      require(static_cast<int>(phase.inverse.size()) == dst.channels, "a copy needs a factor per channel");
-    }
+    require(phase.copy < 0 || shape(phase.copy).format == Format::kInteger, "the copy's format does not fit");
+    write_copy(phase.copy, dst);
   }
 
   void visit(const ShiftedMeansPhase& phase) {

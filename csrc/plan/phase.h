@@ -11,16 +11,26 @@
 
 namespace faceattr {
 
-struct TensorShape {
-  int height = 0, width = 0, channels = 0;
-  // Of a map of integers: value = scale[c] * integer, integers from `low` to low + 255. Empty: a map of floats.
-  std::vector<float> scale = {};
-  int low = 0;
-
-  bool integer() const { return !scale.empty(); }
+// How a map stores its values; vectors are float32.
+enum class Format {
+  kFloat,     // float32
+  kBfloat16,  // float32's upper half, rounded to nearest even
+  kInteger,   // value = scale[c] * integer, integers from `low` to low + 255
 };
 
-// dst = maxpool2x2(relu(weight * x + bias)), 7x7, stride 2, padding 3, K = [7][7][3].
+struct TensorShape {
+  int height = 0, width = 0, channels = 0;
+  Format format = Format::kFloat;
+  std::vector<float> scale = {};  // by channel, of integers
+  int low = 0;
+
+  // 16 bits per value.
+  bool narrow() const { return format != Format::kFloat; }
+};
+
+// dst = maxpool2x2(relu(weight * x + bias)), 7x7, stride 2, padding 3, K = [7][7][3]. Where dst holds bfloat16, x are
+// the integers rint(2 * (pixel - mean)), zero outside, which are bfloat16 numbers up to 256, and weights become
+// bfloat16.
 struct StemPhase {
   int dst = 0;
   std::vector<float> weight, bias;
@@ -31,13 +41,15 @@ struct Segment {
   int src = 0, start = 0, count = 0, kernel = 1, stride = 1;
 };
 
-// dst = act(sum over segments + bias + residual), K = the segments' one after the other.
+// dst = act(sum over segments + bias + residual), K = the segments' one after the other. All sources are floats, or all
+// are bfloat16: then weights become bfloat16, products are summed in float32.
 struct SegmentedConvPhase {
   int dst = 0;
   std::vector<Segment> segments;
   std::vector<float> weight, bias;
   bool relu = false;
-  int residual = -1;  // a tensor of dst's shape, or -1
+  int residual = -1;  // a map of floats of dst's shape, or -1
+  int copy = -1;      // a map of bfloat16 of dst's shape, or -1; dst then holds floats, sources bfloat16
 };
 
 // The same with some stride-1 3x3 segments by Winograd's F(4x4, 3x3): their weights come transformed, [36

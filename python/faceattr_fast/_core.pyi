@@ -20,8 +20,8 @@ class Plan:
     """A list of phases; each call appends one."""
 
     def __init__(self, pixels: int, mean: Sequence[float], scale: Sequence[float]) -> None: ...
-    def tensor(self, height: int, width: int, channels: int) -> int:
-        """Returns the tensor's index."""
+    def tensor(self, height: int, width: int, channels: int, bfloat16: bool = False) -> int:
+        """Of floats. Returns the tensor's index."""
 
     def integer_tensor(self, height: int, width: int, scale: _Floats, low: int) -> int:
         """Of integers from low to low + 255, each times the scale of its channel. Returns the tensor's index."""
@@ -37,8 +37,10 @@ class Plan:
         bias: _Floats,
         relu: bool,
         residual: int,
+        copy: int = -1,
     ) -> None:
-        """segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel."""
+        """segments: (src, start, count, kernel, stride); weight: [oc, K], K over segments, ky, kx, channel; copy: a
+        tensor of bfloat16 or -1."""
 
     def winograd_conv(
         self,

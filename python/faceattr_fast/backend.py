@@ -48,7 +48,8 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
                     core.winograd_conv(dst, sources, points, segments, weight, bias, phase.relu, residual)
                 else:
-                    core.segmented_conv(dst, segments, weight, bias, phase.relu, residual)
+                    copy = -1 if phase.copy is None else index[phase.copy]
+                    core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)
             case QuantizedStem():
                 weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))
                 core.quantized_stem(dst, weight, phase.bias, phase.multiplier)
@@ -75,7 +76,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
 
 def _tensor(core: _core.Plan, shape: TensorShape) -> int:
     if shape.integers is None:
-        return core.tensor(shape.height, shape.width, shape.channels)
+        return core.tensor(shape.height, shape.width, shape.channels, shape.bfloat16)
     return core.integer_tensor(
         shape.height, shape.width, np.array(shape.integers.scale, np.float32), shape.integers.low
     )

@@ -23,6 +23,7 @@ from .plan import LinearHead, Plan, ShiftedMeans
 from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
+from .storage import store_bfloat16
 from .threads import thread_count
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
 
 #: Number formats of the CPU.
-DTYPES = ("float32", "int8")
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Outputs(dict[str, np.ndarray]):
@@ -105,7 +106,8 @@ class FastForward:
         Args:
             path: safetensors file.
             device: ``cpu``.
-            dtype: ``float32`` (None is the same), or ``int8``, for which the file needs scales (``faceattr quantize``).
+            dtype: ``float32`` (None is the same), ``bfloat16``, or ``int8``, for which the file needs scales
+                (``faceattr quantize``).
             heads: results wanted, ``embedding`` and ``identity`` among them; None: the embedding and every attribute.
                 Only what is listed is computed.
             threads: per call; None: FACEATTR_NUM_THREADS, or the CPUs that this process may use.
@@ -218,9 +220,13 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
-        if self.dtype == "int8":
-            plan = quantize_plan(plan, int8_ranges(self._weights))
-        plan = choose_algorithms(plan, self._forced_algorithm)
+        match self.dtype:
+            case "int8":
+                plan = quantize_plan(plan, int8_ranges(self._weights))
+            case "bfloat16":
+                plan = store_bfloat16(plan)
+            case _:
+                plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 

@@ -1,7 +1,7 @@
 """A plan run by numpy: what every backend is compared with. Slow, plain, and nothing shared with them.
 
-Phases of floats run in float64. Those of integers are what every backend computes, number for number: sums are exact,
-and the few steps in float32 are done in float32.
+Phases of floats, bfloat16 among them, run in float64. Those of integers are what every backend computes, number for
+number: sums are exact, and the few steps in float32 are done in float32.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def run_plan(plan: Plan, x: Array) -> dict[str, Array]:
                 tensors[phase.dst] = _stem(phase, pixels)
             case SegmentedConv():
                 tensors[phase.dst] = _conv(phase, tensors)
+                if phase.copy is not None:
+                    tensors[phase.copy] = tensors[phase.dst]
             case QuantizedStem():
                 tensors[phase.dst] = _quantized_stem(phase, pixels, plan)
             case QuantizedConv():

@@ -50,12 +50,16 @@ class Integers:
 
 @dataclass(frozen=True)
 class TensorShape:
-    """One activation of one image: ``height`` x ``width`` positions of ``channels`` values, floats or ``integers``."""
+    """One activation of one image: ``height`` x ``width`` positions of ``channels`` values.
+
+    Values are float32, ``integers``, or ``bfloat16``.
+    """
 
     height: int
     width: int
     channels: int
     integers: Integers | None = None
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Segment:
 class SegmentedConv:
     """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity.
 
-    ``algorithm`` is how a backend computes the 3x3 segments at stride 1; see :mod:`.algorithms`.
+    ``algorithm`` is how a backend computes the 3x3 segments at stride 1; see :mod:`.algorithms`. Where sources are
+    stored as bfloat16, weights are rounded to it, sums stay float32, and ``copy`` may hold ``dst`` as bfloat16.
     """
 
     dst: str
@@ -98,6 +103,7 @@ class SegmentedConv:
     relu: bool
     residual: str | None = None  # a tensor of dst's shape
     algorithm: Algorithm = "direct"
+    copy: str | None = None  # a tensor of bfloat16 of dst's shape
 
     def split(self) -> tuple[list[Segment], list[Segment]]:
         """The segments that ``algorithm`` transforms, and the others, which are computed directly."""

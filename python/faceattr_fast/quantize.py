@@ -33,12 +33,12 @@ from .plan import (
     QuantizedStem,
     Segment,
     SegmentedConv,
-    ShiftedMeans,
     Stem,
     TensorShape,
 )
 from .rewrite import build_plan
 from .spec import NetworkSpec
+from .storage import Storage
 
 __all__ = ["calibrate", "quantize_plan"]
 
@@ -131,15 +131,7 @@ def quantize_plan(plan: Plan, ranges: Mapping[str, float]) -> Plan:
 
 class _Quantizer:
     def __init__(self, plan: Plan, ranges: Mapping[str, float]) -> None:
-        self.plan, self.ranges = plan, ranges
-        self.relu = {p.dst for p in plan.phases if isinstance(p, Stem) or (isinstance(p, SegmentedConv) and p.relu)}
-        convs = [p for p in plan.phases if isinstance(p, SegmentedConv)]
-        means = {p.src for p in plan.phases if isinstance(p, ShiftedMeans)}
-        kept = {output.tensor for output in plan.outputs.values()}
-        self.convolved = {s.src for conv in convs for s in conv.segments}
-        # Streams that are added to, as both sides of the sum, averaged or given out are floats.
-        added = {name for conv in convs if conv.residual for name in (conv.residual, conv.dst)}
-        self.floats = added | ((means | kept) - self.relu)
+        self.plan, self.ranges, self.storage = plan, ranges, Storage(plan, "int8")
         self.tensors: dict[str, TensorShape] = dict(plan.tensors)
 
     def run(self) -> Plan:
@@ -162,18 +154,15 @@ class _Quantizer:
             value = part.partition("[")[0]  # on a coarser grid it is the same value
             if value not in self.ranges:
                 raise WeightsError(f"int8: no scale for {value!r}; make new ones with faceattr quantize")
-            scales.append(np.full(channels, self.ranges[value] / _levels(tensor in self.relu), np.float32))
+            scales.append(np.full(channels, self.ranges[value] / _levels(tensor in self.storage.relu), np.float32))
         return np.concatenate(scales)
 
     def _integers(self, tensor: str, name: str) -> Array:
         """Store ``tensor`` as integers under ``name``; their scale."""
         scale = self._scale(tensor)
-        low: Integers = Integers(tuple(scale.tolist()), 0 if tensor in self.relu else -128)
+        low: Integers = Integers(tuple(scale.tolist()), 0 if tensor in self.storage.relu else -128)
         self.tensors[name] = replace(self.plan.tensors[tensor], integers=low)
         return scale
-
-    def _integer_name(self, tensor: str) -> str:
-        return f"{tensor}.int8" if tensor in self.floats else tensor
 
     def _stem(self, phase: Stem) -> QuantizedStem:
         doubled = 2 * np.array(self.plan.spec.pixels.scale)
@@ -189,16 +178,15 @@ class _Quantizer:
         channels = self.plan.tensors[phase.dst].channels
         weights, bias, unit = _quantize_rows(scaled, np.zeros(channels) if phase.bias is None else phase.bias)
         segments = tuple(
-            Segment(self._integer_name(s.src), weight, s.stride, s.start)
+            Segment(self.storage.narrow(s.src), weight, s.stride, s.start)
             for s, weight in zip(phase.segments, weights, strict=True)
         )
-        name = self._integer_name(phase.dst)
-        if phase.dst not in self.floats:
-            multiplier = unit / self._integers(phase.dst, name)
+        if phase.dst not in self.storage.floats:
+            multiplier = unit / self._integers(phase.dst, phase.dst)
             return QuantizedConv(phase.dst, segments, bias, multiplier.astype(np.float32), phase.relu)
-        copy, inverse = None, None
-        if phase.dst in self.convolved:
-            copy, inverse = name, (1 / self._integers(phase.dst, name).astype(np.float64)).astype(np.float32)
+        copy, inverse = self.storage.copy(phase.dst), None
+        if copy is not None:
+            inverse = (1 / self._integers(phase.dst, copy).astype(np.float64)).astype(np.float32)
         return QuantizedConv(
             phase.dst, segments, bias, unit.astype(np.float32), phase.relu, phase.residual, copy, inverse
         )

@@ -7,12 +7,14 @@
 #include <cstring>
 
 #include "cpu/simd/avx2.h"
+#include "cpu/simd/integers_portable.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx2Integers {
   static constexpr int kWidth = 8;
+  using Single = PortableIntegers<1>;
   using Float = Avx2F32;
   __m256i v;
 
@@ -25,11 +27,15 @@ struct Avx2Integers {
     return {_mm256_set1_epi32(pair)};
   }
   void add_products(Avx2Integers a, Avx2Integers b) { v = _mm256_add_epi32(v, _mm256_madd_epi16(a.v, b.v)); }
-  Avx2Integers operator+(Avx2Integers o) const { return {_mm256_add_epi32(v, o.v)}; }
-  Float to_float() const { return {_mm256_cvtepi32_ps(v)}; }
+  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  template <class Store>
+  Float value(const Store& to, int channel) const {
+    return Float{_mm256_cvtepi32_ps(_mm256_add_epi32(v, load(to.bias + channel).v))} *
+           Float::load(to.multiplier + channel);
+  }
 
   // clamp(rint(value), low, high).
-  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+  static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     const __m256 x = _mm256_min_ps(_mm256_max_ps(value.v, _mm256_set1_ps(low)), _mm256_set1_ps(high));
     const __m256i wide = _mm256_cvtps_epi32(x);
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));

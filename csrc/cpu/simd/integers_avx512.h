@@ -7,12 +7,14 @@
 #include <cstring>
 
 #include "cpu/simd/avx512.h"
+#include "cpu/simd/integers_portable.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx512Integers {
   static constexpr int kWidth = 16;
+  using Single = PortableIntegers<1>;
   using Float = Avx512F32;
   __m512i v;
 
@@ -31,11 +33,15 @@ struct Avx512Integers {
     v = _mm512_add_epi32(v, _mm512_madd_epi16(a.v, b.v));
 #endif
   }
-  Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
-  Float to_float() const { return {_mm512_cvtepi32_ps(v)}; }
+  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  template <class Store>
+  Float value(const Store& to, int channel) const {
+    return Float{_mm512_cvtepi32_ps(_mm512_add_epi32(v, load(to.bias + channel).v))} *
+           Float::load(to.multiplier + channel);
+  }
 
   // clamp(rint(value), low, high).
-  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+  static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     const __m512 x = _mm512_min_ps(_mm512_max_ps(value.v, _mm512_set1_ps(low)), _mm512_set1_ps(high));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
   }

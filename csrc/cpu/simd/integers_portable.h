@@ -12,6 +12,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <int N>
 struct PortableIntegers {
   static constexpr int kWidth = N;
+  using Single = PortableIntegers<1>;
   using Float = PortableF32<N>;
   typedef std::int32_t Native __attribute__((vector_size(N * 4)));
   Native v;
@@ -33,11 +34,15 @@ struct PortableIntegers {
   void add_products(PortableIntegers a, PortableIntegers b) {
     v += ((a.v << 16) >> 16) * ((b.v << 16) >> 16) + (a.v >> 16) * (b.v >> 16);
   }
-  PortableIntegers operator+(PortableIntegers o) const { return {v + o.v}; }
-  Float to_float() const { return {__builtin_convertvector(v, typename Float::Native)}; }
+  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  template <class Store>
+  Float value(const Store& to, int channel) const {
+    return Float{__builtin_convertvector(v + load(to.bias + channel).v, typename Float::Native)} *
+           Float::load(to.multiplier + channel);
+  }
 
   // clamp(rint(value), low, high). Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
-  static void store_rounded(std::int16_t* p, Float value, float low, float high) {
+  static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     for (int i = 0; i < N; ++i) {
       const float x = value.v[i] < low ? low : value.v[i] > high ? high : value.v[i];
       constexpr float kShift = 12582912.0f;

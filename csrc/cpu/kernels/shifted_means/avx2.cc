@@ -4,6 +4,7 @@
 namespace faceattr::cpu {
 
 extern const ShiftedMeansKernel kShiftedMeansF32Avx2 = {"shifted_means_f32_avx2", ShiftedMeans<Avx2F32>::run,
-                                                        ShiftedMeans<Avx2F32>::run_integers};
+                                                        ShiftedMeans<Avx2F32>::run_integers,
+                                                        ShiftedMeans<Avx2F32>::run_bfloat16};
 
 }  // namespace faceattr::cpu

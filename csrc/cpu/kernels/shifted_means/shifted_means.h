@@ -19,8 +19,8 @@ struct ShiftedMeansArgs {
   int kernel = 1, stride = 1;
   int count = 0;
   float* dst = nullptr;
-  // Of a map of integers, which is summed exactly: instead of `src`; `scale` is by channel of `count`.
-  const std::int16_t* integers = nullptr;
+  // Of a narrow map, instead of `src`; integers are summed exactly, `scale` is by channel of `count`.
+  const std::int16_t* narrow = nullptr;
   const float* scale = nullptr;
 };
 
@@ -32,6 +32,7 @@ struct ShiftedMeansKernel {
   // Channels [channel_begin, channel_end) of one tap, at most kShiftedMeansChannels.
   void (*run)(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end);
   void (*run_integers)(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end);
+  void (*run_bfloat16)(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end);
 };
 
 }  // namespace faceattr::cpu

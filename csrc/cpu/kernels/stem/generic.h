@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "base/bfloat16.h"
 #include "cpu/kernels/stem/stem.h"
 
 namespace faceattr::cpu {
@@ -66,6 +67,10 @@ struct Stem {
       }
     }
     return bad == 0;
+  }
+
+  static void integers_to_bfloat16(std::int16_t* values, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) values[i] = to_bfloat16(static_cast<float>(values[i]));
   }
 
   static void max_pool_integers(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,

@@ -35,7 +35,10 @@ struct StemKernel {
 
   void (*load_u8_integers)(const LoadIntegersArgs& args, const std::uint8_t* row);
   bool (*load_f32_integers)(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue);
-  // Positions of dst lie `pitch` integers apart.
+  // In place.
+  void (*integers_to_bfloat16)(std::int16_t* values, std::int64_t count);
+  // Of integers, or of bfloat16 that are not negative, whose bits are ordered as they are. Positions of dst lie `pitch`
+  // values apart.
   void (*max_pool_integers)(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
                             std::int64_t pitch, std::int16_t* dst);
 };

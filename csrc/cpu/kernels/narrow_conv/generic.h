@@ -1,19 +1,17 @@
-// The algorithm of quantized_conv.h over any vector of integers: a tile of kPixels positions by kVectors vectors of
-// channels is accumulated in registers over all of K, two values at a time.
+// The algorithm of narrow_conv.h over any vector of pairs: a tile of kPixels positions by kVectors vectors of channels
+// is accumulated in registers over all of K, two values at a time.
 #pragma once
 
-#include "cpu/kernels/quantized_conv/quantized_conv.h"
-#include "cpu/simd/integers_portable.h"
+#include "cpu/kernels/narrow_conv/narrow_conv.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
 template <class Vec, int kPixels, int kVectors>
-struct QuantizedConv {
-  using Float = typename Vec::Float;
+struct NarrowConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
 
-  static void run(const QuantizedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
+  static void run(const NarrowConvArgs& args, int pixel_begin, int pixel_end, int panel) {
     const int pixels = pixel_end - pixel_begin;
     const int tiles = (pixels + kPixels - 1) / kPixels;  // of nearly equal size, as in segmented_conv
     for (int t = 0; t < tiles; ++t) {
@@ -25,7 +23,7 @@ struct QuantizedConv {
 
  private:
   template <int kSize>
-  static void dispatch(const QuantizedConvArgs& args, int pixel, int size, int panel) {
+  static void dispatch(const NarrowConvArgs& args, int pixel, int size, int panel) {
     if constexpr (kSize > 1) {
       if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel);
     }
@@ -33,7 +31,7 @@ struct QuantizedConv {
   }
 
   template <int kSize>
-  [[gnu::noinline]] static void tile(const QuantizedConvArgs& args, int pixel, int panel) {
+  [[gnu::noinline]] static void tile(const NarrowConvArgs& args, int pixel, int panel) {
     std::int64_t rows[kSize], columns[kSize];
     rows[0] = pixel / args.out_width;
     columns[0] = pixel % args.out_width;
@@ -86,39 +84,40 @@ struct QuantizedConv {
     }
   }
 
-  [[gnu::always_inline]] static inline void finish(const QuantizedConvArgs& args, const Vec (&acc)[kVectors],
+  [[gnu::always_inline]] static inline void finish(const NarrowConvArgs& args, const Vec (&acc)[kVectors],
                                                    std::int64_t row, std::int64_t column, int panel) {
     const int first = panel * kPanel;
     const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
     if (channels == kPanel) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) requantize(args.requantize, acc[j], row, column, first + j * Vec::kWidth);
+      for (int j = 0; j < kVectors; ++j) store(args.store, acc[j], row, column, first + j * Vec::kWidth);
     } else {  // the last panel of an unusual width
+      using Single = typename Vec::Single;
       std::int32_t sums[kPanel];
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) acc[j].store(sums + j * Vec::kWidth);
-      for (int c = 0; c < channels; ++c) {
-        requantize(args.requantize, PortableIntegers<1>::load(sums + c), row, column, first + c);
-      }
+      for (int c = 0; c < channels; ++c) store(args.store, Single::load(sums + c), row, column, first + c);
     }
   }
 
-  // Vector type of its own: the same steps, each rounded the same way, at any width.
+  // The same steps, each rounded the same way, at any width of `Sums`.
   template <class Sums>
-  [[gnu::always_inline]] static inline void requantize(const Requantize& to, Sums sum, std::int64_t row,
-                                                       std::int64_t column, int channel) {
-    using Value = typename Sums::Float;
-    Value value = (sum + Sums::load(to.bias + channel)).to_float() * Value::load(to.multiplier + channel);
+  [[gnu::always_inline]] static inline void store(const NarrowStore& to, Sums sum, std::int64_t row,
+                                                  std::int64_t column, int channel) {
+    using Float = typename Sums::Float;
+    Float value = sum.value(to, channel);
     if (to.residual != nullptr) {
       value =
-          value + Value::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
+          value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
     }
-    if (to.relu) value = value.max(Value::zero());
-    if (to.dst != nullptr) value.store(to.dst + row * to.dst_row_pitch + column * to.dst_pixel_pitch + channel);
-    if (to.integers != nullptr) {
-      if (to.inverse != nullptr) value = value * Value::load(to.inverse + channel);
-      std::int16_t* p = to.integers + row * to.integers_row_pitch + column * to.integers_pixel_pitch + channel;
-      Sums::store_rounded(p, value, to.low, to.low + 255.0f);
+    if (to.relu) value = value.max(Float::zero());
+    if (to.floats != nullptr) {
+      value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
+    }
+    if (to.narrow != nullptr) {
+      if (to.inverse != nullptr) value = value * Float::load(to.inverse + channel);
+      std::int16_t* p = to.narrow + row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
+      Sums::store_narrow(p, value, to.low, to.low + 255.0f);
     }
   }
 };

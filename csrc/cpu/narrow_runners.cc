@@ -1,0 +1,297 @@
+#include "cpu/narrow_runners.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/bfloat16.h"
+#include "cpu/pack.h"
+
+namespace faceattr::cpu {
+namespace {
+
+constexpr int kTaps = 7, kPad = 3, kRgb = 3;
+constexpr int kStemRow = kTaps * kRgb, kStemRun = kStemRow + 1;  // of even length: one value more, times zero
+// As in the stem of floats.
+constexpr int kStripRows = 8;
+constexpr int strip_input_rows(int pooled_rows) { return 4 * pooled_rows + kTaps - 2; }
+
+// What one run of a tap reads: channels [begin, end) of the source, of which weights exist for [start, start + count).
+struct Run {
+  int begin, end, start, count;
+};
+
+Run aligned(const Segment& s) { return {s.start / 4 * 4, (s.start + s.count + 3) / 4 * 4, s.start, s.count}; }
+
+// Weights row by row, [oc][K], in the order in which runs read: [panel][K / 2][width][2].
+class Packer {
+ public:
+  Packer(int out_channels, std::int64_t k, int width)
+      : k_(k), width_(width), packed_(floats(panel_count(out_channels, width) * k * width)) {
+    std::memset(packed_.data(), 0, packed_.size() * sizeof(float));
+  }
+
+  void put(int channel, std::int64_t i, std::int16_t weight) {
+    const std::int64_t row = channel / width_ * k_ + i / 2 * 2;
+    narrow(packed_.data())[row * width_ + channel % width_ * 2 + i % 2] = weight;
+  }
+  AlignedBuffer take() { return std::move(packed_); }
+
+ private:
+  static std::size_t floats(std::int64_t narrow) {
+    return static_cast<std::size_t>(narrow + kNarrowPerFloat - 1) / kNarrowPerFloat;
+  }
+
+  std::int64_t k_;
+  int width_;
+  AlignedBuffer packed_;
+};
+
+// 32 bits each, whatever they are, padded as a bias.
+AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
+  std::vector<float> bits(values.size());
+  std::memcpy(bits.data(), values.data(), values.size() * sizeof(float));
+  return pack_bias(bits, width);
+}
+
+const std::int32_t* words(const AlignedBuffer& buffer) { return reinterpret_cast<const std::int32_t*>(buffer.data()); }
+
+template <class Phase>
+NarrowWeights quantized(const Phase& phase, const Layout& layout) {
+  return {&best(kernel_lists().QuantizedConv, layout.features),
+          {phase.weight.begin(), phase.weight.end()},
+          phase.bias,
+          phase.multiplier};
+}
+
+template <class Phase>
+NarrowWeights bfloat16(const Phase& phase, const Layout& layout) {
+  NarrowWeights numbers;
+  numbers.kernel = &best(kernel_lists().Bfloat16Conv, layout.features);
+  for (float weight : phase.weight) numbers.weight.push_back(to_bfloat16(weight));
+  numbers.bias.resize(phase.bias.size());
+  std::memcpy(numbers.bias.data(), phase.bias.data(), phase.bias.size() * sizeof(float));
+  return numbers;
+}
+
+// The stem of bfloat16 reads 2 * scale times the normalised pixels.
+StemPhase for_integers(StemPhase phase, const Plan& plan) {
+  for (std::size_t i = 0; i < phase.weight.size(); ++i) phase.weight[i] /= 2.0f * plan.scale[i % kRgb];
+  return phase;
+}
+
+}  // namespace
+
+NarrowConvRunner::NarrowConvRunner(const QuantizedConvPhase& phase, const Layout& layout)
+    : NarrowConvRunner(phase, quantized(phase, layout), layout) {
+  if (phase.copy >= 0) {
+    inverse_ = pack_bias(phase.inverse, kernel_->panel);
+    args_.store.inverse = inverse_.data();
+  }
+}
+
+NarrowConvRunner::NarrowConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
+    : NarrowConvRunner(phase, bfloat16(phase, layout), layout) {}
+
+template <class Phase>
+NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numbers, const Layout& layout)
+    : kernel_(numbers.kernel), shape_(layout.plan.tensors[phase.dst]) {
+  const auto& tensors = layout.plan.tensors;
+  const auto& maps = layout.memory.maps;
+  bind_segments(phase.segments, layout);
+  Packer packer(shape_.channels, args_.k, kernel_->panel);
+  const std::int16_t* weight = numbers.weight.data();
+  for (int o = 0; o < shape_.channels; ++o) {
+    std::int64_t i = 0;
+    for (const Segment& s : phase.segments) {
+      const Run read = aligned(s);
+      for (int tap = 0; tap < s.kernel * s.kernel; ++tap) {
+        for (int c = read.begin; c < read.end; ++c, ++i) {
+          if (c >= read.start && c < read.start + read.count) packer.put(o, i, *weight++);
+        }
+      }
+    }
+  }
+  weights_ = packer.take();
+  bias_ = pack_bits(numbers.bias, kernel_->panel);
+  multiplier_ = pack_bias(numbers.multiplier, kernel_->panel);
+  args_.weights = narrow(weights_.data());
+  args_.out_channels = shape_.channels;
+  args_.out_width = shape_.width;
+
+  NarrowStore& to = args_.store;
+  to.bias = words(bias_);
+  to.multiplier = multiplier_.data();
+  to.relu = phase.relu;
+  has_floats_ = !shape_.narrow();
+  has_narrow_ = shape_.narrow() || phase.copy >= 0;
+  has_residual_ = phase.residual >= 0;
+  if (has_floats_) {
+    floats_ = maps[phase.dst];
+    to.floats_row_pitch = floats_.row_pitch;
+    to.floats_pixel_pitch = floats_.pixel_pitch;
+  }
+  if (has_residual_) {
+    residual_ = maps[phase.residual];
+    to.residual_row_pitch = residual_.row_pitch;
+    to.residual_pixel_pitch = residual_.pixel_pitch;
+  }
+  if (has_narrow_) {
+    const int written = has_floats_ ? phase.copy : phase.dst;
+    narrow_shape_ = tensors[written];
+    narrow_ = maps[written];
+    to.narrow_row_pitch = narrow_.row_pitch;
+    to.narrow_pixel_pitch = narrow_.pixel_pitch;
+    to.low = static_cast<float>(narrow_shape_.low);
+  }
+  blocking_ =
+      Blocking(phase.segments, tensors, shape_, sizeof(std::int16_t),
+               sizeof(float) * static_cast<double>(weights_.size()), panel_count(shape_.channels, kernel_->panel));
+}
+
+void NarrowConvRunner::bind_segments(const std::vector<Segment>& segments, const Layout& layout) {
+  std::vector<std::size_t> first_run;
+  for (const Segment& s : segments) {
+    const MapPlacement& src = layout.memory.maps[s.src];
+    const int pad = s.kernel / 2;
+    const Run read = aligned(s);
+    ConvSegment segment;
+    segment.row_step = s.stride * src.row_pitch;
+    segment.column_step = s.stride * src.pixel_pitch;
+    segment.offset =
+        static_cast<std::int64_t>(src.narrow_interior()) + read.begin - pad * (src.row_pitch + src.pixel_pitch);
+    // A row of taps is contiguous where the segment reads whole positions.
+    const bool whole = read.end - read.begin == src.pixel_pitch;
+    const int columns = whole ? 1 : s.kernel;
+    segment.run_length = (whole ? s.kernel : 1) * (read.end - read.begin);
+    segment.run_count = s.kernel * columns;
+    first_run.push_back(runs_.size());
+    for (int ky = 0; ky < s.kernel; ++ky) {
+      for (int kx = 0; kx < columns; ++kx) runs_.push_back(ky * src.row_pitch + kx * src.pixel_pitch);
+    }
+    args_.k += static_cast<std::int64_t>(segment.run_count) * segment.run_length;
+    segments_.push_back(segment);
+  }
+  for (std::size_t i = 0; i < segments_.size(); ++i) segments_[i].runs = runs_.data() + first_run[i];
+  args_.segments = segments_.data();
+  args_.segment_count = static_cast<int>(segments_.size());
+}
+
+void NarrowConvRunner::run(const ImageMemory& memory, const Team& team) const {
+  NarrowConvArgs args = args_;
+  args.base = narrow(memory.arena);
+  if (has_floats_) {
+    clear_border(floats_, shape_, memory.arena, team);
+    args.store.floats = memory.arena + floats_.interior();
+  }
+  if (has_narrow_) {
+    clear_border(narrow_, narrow_shape_, memory.arena, team);
+    args.store.narrow = narrow(memory.arena) + narrow_.narrow_interior();
+  }
+  if (has_residual_) args.store.residual = memory.arena + residual_.interior();
+  blocking_.run(team, [&](int begin, int end, int panel) { kernel_->run(args, begin, end, panel); });
+}
+
+NarrowStemRunner::NarrowStemRunner(const QuantizedStemPhase& phase, const Layout& layout)
+    : NarrowStemRunner(phase.dst, quantized(phase, layout), layout) {}
+
+NarrowStemRunner::NarrowStemRunner(const StemPhase& phase, const Layout& layout)
+    : NarrowStemRunner(phase.dst, bfloat16(for_integers(phase, layout.plan), layout), layout) {}
+
+NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const Layout& layout)
+    : conv_(numbers.kernel),
+      stem_(&best(kernel_lists().Stem, layout.features)),
+      size_(layout.plan.pixels),
+      channels_(layout.plan.tensors[dst].channels),
+      panels_(panel_count(channels_, conv_->panel)),
+      strip_pitch_(static_cast<std::int64_t>(size_ + 2 * kPad) * kRgb),
+      shape_(layout.plan.tensors[dst]),
+      dst_(layout.memory.maps[dst]) {
+  Packer packer(channels_, kTaps * kStemRun, conv_->panel);
+  for (int o = 0; o < channels_; ++o) {
+    for (int i = 0; i < kTaps * kStemRow; ++i) {
+      packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kTaps * kStemRow + i]);
+    }
+  }
+  weights_ = packer.take();
+  bias_ = pack_bits(numbers.bias, conv_->panel);
+  multiplier_ = pack_bias(numbers.multiplier, conv_->panel);
+  for (int i = 0; i < size_ * kRgb; ++i) {
+    mean_.push_back(layout.plan.mean[i % kRgb]);
+    doubled_scale_.push_back(2.0f * layout.plan.scale[i % kRgb]);
+  }
+  for (int ky = 0; ky < kTaps; ++ky) runs_[ky] = ky * strip_pitch_;
+  segment_.row_step = 2 * strip_pitch_;
+  segment_.column_step = 2 * kRgb;
+  segment_.run_count = kTaps;
+  segment_.run_length = kStemRun;
+}
+
+// The last run of the last row ends kRgb - 1 values before the strip does: its one more value is in the strip.
+std::size_t NarrowStemRunner::scratch_floats() const {
+  const std::size_t values = strip_input_rows(kStripRows) * strip_pitch_ + std::int64_t{2} * (size_ / 2) * channels_;
+  return (values + kNarrowPerFloat - 1) / kNarrowPerFloat;
+}
+
+bool NarrowStemRunner::load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows,
+                                  std::int16_t* strip) const {
+  const std::int64_t plane = static_cast<std::int64_t>(size_) * size_;
+  bool finite = true;
+  for (int r = 0; r < rows; ++r, strip += strip_pitch_) {
+    const int y = first_row + r;
+    if (y < 0 || y >= size_) {  // padding is zero after normalisation, whatever the mean
+      std::fill_n(strip, strip_pitch_, std::int16_t{0});
+      continue;
+    }
+    std::fill_n(strip, kPad * kRgb, std::int16_t{0});
+    std::fill_n(strip + strip_pitch_ - kPad * kRgb, kPad * kRgb, std::int16_t{0});
+    const LoadIntegersArgs args = {size_, mean_.data(), doubled_scale_.data(), strip + kPad * kRgb};
+    if (pixels.u8 != nullptr) {
+      stem_->load_u8_integers(args, pixels.u8 + (image * plane + static_cast<std::int64_t>(y) * size_) * kRgb);
+    } else {
+      const float* red = pixels.f32 + image * plane * kRgb + static_cast<std::int64_t>(y) * size_;
+      finite &= stem_->load_f32_integers(args, red, red + plane, red + 2 * plane);
+    }
+    if (shape_.format == Format::kBfloat16) stem_->integers_to_bfloat16(args.dst, size_ * kRgb);
+  }
+  return finite;
+}
+
+bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory,
+                           const Team& team) const {
+  clear_border(dst_, shape_, memory.arena, team);
+  const int width = size_ / 4;
+  const Team::Range rows = team.share(width);
+  std::int16_t* strip = narrow(memory.scratch);
+  std::int16_t* convolved = strip + strip_input_rows(kStripRows) * strip_pitch_;  // two rows, pooled while in cache
+  ConvSegment segment = segment_;
+  segment.runs = runs_;
+  NarrowConvArgs args;
+  args.base = strip;
+  args.segments = &segment;
+  args.segment_count = 1;
+  args.weights = narrow(weights_.data());
+  args.k = kTaps * kStemRun;
+  args.out_channels = channels_;
+  args.out_width = size_ / 2;
+  args.store.bias = words(bias_);
+  args.store.multiplier = multiplier_.data();
+  args.store.relu = true;
+  args.store.narrow = convolved;
+  args.store.narrow_pixel_pitch = channels_;
+  args.store.narrow_row_pitch = static_cast<std::int64_t>(size_ / 2) * channels_;
+  bool finite = true;
+  for (int begin = static_cast<int>(rows.begin); begin < rows.end; begin += kStripRows) {
+    const int end = std::min(begin + kStripRows, static_cast<int>(rows.end));
+    finite &= load_strip(pixels, image, 4 * begin - kPad, strip_input_rows(end - begin), strip);
+    for (int y = begin; y < end; ++y) {
+      segment.offset = 4 * (y - begin) * strip_pitch_;
+      for (int panel = 0; panel < panels_; ++panel) conv_->run(args, 0, 2 * args.out_width, panel);
+      stem_->max_pool_integers(convolved, convolved + args.store.narrow_row_pitch, width, channels_, dst_.pixel_pitch,
+                               narrow(memory.arena) + dst_.narrow_interior() + y * dst_.row_pitch);
+    }
+  }
+  return finite;
+}
+
+}  // namespace faceattr::cpu

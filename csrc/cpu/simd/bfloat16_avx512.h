@@ -1,0 +1,61 @@
+// Pairs of bfloat16 and sixteen sums of float32 in a ZMM register: VDPBF16PS where there is AVX512-BF16, else widened
+// as in AVX2. The two round differently.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd/avx512.h"
+#include "cpu/simd/bfloat16_portable.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+struct Avx512Bfloat16 {
+  static constexpr int kWidth = 16;
+  using Float = Avx512F32;
+  using Single = PortableBfloat16<1>;
+  __m512i v;
+
+  static Avx512Bfloat16 zero() { return {_mm512_setzero_si512()}; }
+  static Avx512Bfloat16 load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
+  static Avx512Bfloat16 broadcast_pair(const std::int16_t* p) {
+    std::int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return {_mm512_set1_epi32(pair)};
+  }
+  void add_products(Avx512Bfloat16 a, Avx512Bfloat16 b) {
+#if defined(__AVX512BF16__)
+    v = _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(v), (__m512bh)a.v, (__m512bh)b.v));
+#else
+    const __m512 low = _mm512_fmadd_ps(a.low(), b.low(), _mm512_castsi512_ps(v));
+    v = _mm512_castps_si512(_mm512_fmadd_ps(a.high(), b.high(), low));
+#endif
+  }
+  // *this + bias; `to` says where it is.
+  template <class Store>
+  Float value(const Store& to, int channel) const {
+    return Float{_mm512_castsi512_ps(v)} + Float::load(reinterpret_cast<const float*>(to.bias + channel));
+  }
+
+  static void store_narrow(std::int16_t* p, Float value, float, float) {
+    const __m512i bits = _mm512_castps_si512(value.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(value.v, value.v, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16)));
+  }
+
+#if !defined(__AVX512BF16__)
+ private:
+  __m512 low() const { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
+  __m512 high() const { return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(-65536))); }
+#endif
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

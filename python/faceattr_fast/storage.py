@@ -1,0 +1,70 @@
+"""Which values of a plan are stored in 16 bits or less, and bfloat16, the format that needs no more than that.
+
+Convolutions read narrow values. Streams that blocks add to, that heads average or that are given out stay float32, so
+that roundings do not pile up along the network; where a convolution reads such a stream, it is stored twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .plan import Phase, Plan, SegmentedConv, ShiftedMeans, Stem, TensorShape
+
+__all__ = ["Storage", "store_bfloat16"]
+
+
+class Storage:
+    """What each map of a plan in float32 becomes where convolutions read narrow values.
+
+    Attributes:
+        relu: maps behind a ReLU.
+        read: maps that convolutions read; they are needed in the narrow format.
+        floats: maps that are needed in float32.
+    """
+
+    def __init__(self, plan: Plan, suffix: str) -> None:
+        convs = [p for p in plan.phases if isinstance(p, SegmentedConv)]
+        means = {p.src for p in plan.phases if isinstance(p, ShiftedMeans)}
+        kept = {output.tensor for output in plan.outputs.values()}
+        added = {name for conv in convs if conv.residual for name in (conv.residual, conv.dst)}
+        self.relu = {p.dst for p in plan.phases if isinstance(p, Stem) or (isinstance(p, SegmentedConv) and p.relu)}
+        self.read = {s.src for conv in convs for s in conv.segments}
+        self.floats = added | ((means | kept) - self.relu)
+        self._suffix = suffix
+
+    def narrow(self, tensor: str) -> str:
+        """The name under which the narrow values of ``tensor`` are stored."""
+        return f"{tensor}.{self._suffix}" if tensor in self.floats else tensor
+
+    def copy(self, tensor: str) -> str | None:
+        """The name of the narrow copy beside the float32 values; None: there is one form only."""
+        return self.narrow(tensor) if tensor in self.floats & self.read else None
+
+
+def store_bfloat16(plan: Plan) -> Plan:
+    """The plan with maps and weights of its convolutions in bfloat16, sums in float32; heads stay float32.
+
+    The stem reads ``2 · (pixel - mean)``, whose integers up to 256 bfloat16 holds exactly.
+    """
+    storage = Storage(plan, "bfloat16")
+    tensors: dict[str, TensorShape] = dict(plan.tensors)
+
+    def narrow(name: str, tensor: str) -> None:
+        tensors[name] = replace(plan.tensors[tensor], bfloat16=True)
+
+    def convert(phase: Phase) -> Phase:
+        match phase:
+            case Stem():
+                narrow(phase.dst, phase.dst)
+                return phase
+            case SegmentedConv():
+                copy = storage.copy(phase.dst)
+                if copy is not None or phase.dst not in storage.floats:
+                    narrow(copy or phase.dst, phase.dst)
+                segments = tuple(replace(s, src=storage.narrow(s.src)) for s in phase.segments)
+                return replace(phase, segments=segments, copy=copy)
+            case _:
+                return phase
+
+    phases = tuple(convert(phase) for phase in plan.phases)
+    return replace(plan, phases=phases, tensors=tensors, _hash=[])
