@@ -5,18 +5,24 @@ whatever else the machine does meets all of them alike. See benchmarks/README.md
 """
 
 from .contenders import CONTENDERS, PEERS, Contender
-from .report import Row, Summary, format_rows, relative_speeds, summarise
+from .inputs import Crops, read_crops, synthetic_crops
+from .report import DTYPES, Row, Summary, format_rows, relative_speeds, rows_of, summarise
 from .session import Settings, run_benchmark
 
 __all__ = [
     "CONTENDERS",
+    "DTYPES",
     "PEERS",
     "Contender",
+    "Crops",
     "Row",
     "Settings",
     "Summary",
     "format_rows",
+    "read_crops",
     "relative_speeds",
+    "rows_of",
     "run_benchmark",
     "summarise",
+    "synthetic_crops",
 ]

@@ -6,32 +6,30 @@ import datetime
 import hashlib
 import random
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import __version__
 from ..forward import FastForward
-from .contenders import CONTENDERS, PEERS, Contender
-from .inputs import Inputs, write_inputs
+from ..weights import read_spec
+from .contenders import CONTENDERS, PEERS
+from .inputs import Crops, Inputs, synthetic_crops, write_inputs
 from .machine import PROVIDERS, describe_machine, installed
-from .process import Worker, WorkerError, machine_cpu_seconds
-from .report import make_rows, worst_error
+from .process import Worker, WorkerError, measured_turn
+from .quantised import UnsupportedError, write_int8_onnx, write_int8_weights
+from .report import DTYPES, agreements, head_errors, make_rows
+from .source import source_version
 
 __all__ = ["Settings", "run_benchmark"]
 
 # Worst head error against float64 above which a result is wrong, not rounded: float32 runtimes stay below 1e-5 on any
-# sane weights. Other formats of ours round more; what they may lose is for the accuracy tests to say.
-_TOLERANCE = {"float32": 1e-4}
-_NARROW_TOLERANCE = 0.1
+# sane weights. What a narrow format may lose is for the accuracy tests to say.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1.5e-1}
 
 _TURN_SECONDS = 0.4
-# The thread pools of the contender before spin for some milliseconds after its last call.
-_PAUSE_SECONDS = 0.05
 
 Report = Callable[[int, str], None]
 """Told the rounds that are over, of ``len(threads) * rounds``, and what happens."""
@@ -43,15 +41,15 @@ class Settings:
 
     Args:
         batches, threads: every pair of them.
-        dtype: of ``faceattr_fast``; peers run float32.
+        dtypes: number formats, among ``DTYPES``; each for everyone who has it.
         peers: groups of contenders, see ``PEERS``.
-        seconds: timed per contender, batch and threads.
-        seed: of the pixels and of the order of turns.
+        seconds: timed per contender, dtype, batch and threads.
+        seed: of the crops and of the order of turns.
     """
 
     batches: tuple[int, ...] = (1, 32)
     threads: tuple[int, ...] = (1,)
-    dtype: str = "float32"
+    dtypes: tuple[str, ...] = ("float32",)
     peers: tuple[str, ...] = ("onnxruntime", "openvino", "torch")
     seconds: float = 5.0
     seed: int = 0
@@ -61,6 +59,8 @@ class Settings:
             values = getattr(self, name)
             if not values or min(values) < 1 or len(set(values)) != len(values):
                 raise ValueError(f"{name} must be different positive integers, got {values}")
+        if not self.dtypes or len(set(self.dtypes)) != len(self.dtypes) or not set(self.dtypes) <= set(DTYPES):
+            raise ValueError(f"dtypes must be different ones of {', '.join(DTYPES)}, got {self.dtypes}")
         for peer in self.peers:
             if peer not in PEERS:
                 raise ValueError(f"unknown peer {peer!r}: there are {', '.join(PEERS)}")
@@ -73,176 +73,226 @@ class Settings:
         return max(3, round(self.seconds / _TURN_SECONDS))
 
 
+class _Entry(NamedTuple):
+    """A contender at one number format."""
+
+    contender: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.contender} {self.dtype}"
+
+
 @dataclass
 class _Measurement:
-    """One contender at one batch size and number of threads; ``turns`` hold every sample, in order."""
+    """An entry at one batch size and number of threads; ``turns`` hold every sample, in order."""
 
     contender: str
     group: str
     peer: bool
+    dtype: str
     threads: int
     batch: int
     version: str
     settings: str
-    worst_error: float
+    errors: dict[str, float]
+    agreement: dict[str, float]
     turns: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_benchmark(weights: Path, settings: Settings, report: Report = lambda rounds, line: None) -> dict[str, Any]:
+@dataclass
+class _Absent:
+    """Who has no rows, and why: ``skipped`` do not exist here, ``left_out`` failed or compute something else."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, entry: _Entry, why: Exception) -> None:
+        (self.skipped if isinstance(why, UnsupportedError) else self.left_out)[str(entry)] = str(why)
+
+    def __contains__(self, entry: _Entry) -> bool:
+        return str(entry) in self.skipped or str(entry) in self.left_out
+
+
+def run_benchmark(
+    weights: Path, settings: Settings, crops: Crops | None = None, report: Report = lambda rounds, line: None
+) -> dict[str, Any]:
     """Measure ``faceattr_fast`` and its peers.
 
     Args:
         weights: weights file; its values do not matter for the speed.
         settings: what is measured.
+        crops: what is classified; None: synthetic ones, which say little about the accuracy of narrow formats.
         report: called whenever something happens.
 
     Returns:
-        The record, plain data for JSON: machine, versions, settings, every sample, rows; ``left_out`` says by
-        contender why it was not timed: not installed, failed, or results that are wrong.
+        The record, plain data for JSON: machine, versions, settings, every sample, rows. ``skipped`` says by contender
+        and dtype who could not take part: not installed, or without that format here; ``left_out`` who failed, or has
+        results that are wrong.
     """
-    fast = FastForward.load(weights, dtype=settings.dtype, threads=1)
-    description = fast.describe()
-    left_out: dict[str, str] = {}
-    contenders = _present(settings, left_out)
+    description = FastForward.load(weights, threads=1).describe()
+    absent = _Absent()
+    entries = list(_present(settings, absent))
+    if crops is None:
+        crops = synthetic_crops(read_spec(weights).pixels, settings.batches, settings.seed)
     measurements: list[_Measurement] = []
     with tempfile.TemporaryDirectory(prefix="faceattr-bench-") as folder:
-        inputs = Inputs(Path(folder), settings.dtype)
-        report(0, "writing pixels and models, computing float64 results")
-        onnx = any(contender.needs_onnx for contender in contenders.values())
-        reference = write_inputs(inputs, weights, settings.batches, onnx, settings.seed)
+        inputs = Inputs(Path(folder))
+        report(0, "writing crops and models, computing float64 results")
+        onnx = any(CONTENDERS[entry.contender].model == "onnx" for entry in entries)
+        reference = write_inputs(inputs, weights, crops, settings.batches, onnx)
+        _write_int8(inputs, entries, settings, absent)
         for i, threads in enumerate(settings.threads):
-            run = _Run(inputs, contenders, threads, settings, reference, left_out, report, i * settings.rounds)
+            run = _Run(inputs, entries, threads, settings, reference, absent, report, i * settings.rounds)
             measurements += run.measure()
     measured = [asdict(measurement) for measurement in measurements]
-    packages = {contender.packages[0] for contender in contenders.values()} - {"faceattr_fast"} | {"numpy"}
+    packages = {CONTENDERS[entry.contender].packages[0] for entry in entries} - {"faceattr_fast"} | {"numpy"}
+    source = source_version()
     return {
-        "format": 1,
+        "format": 2,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": describe_machine() | {"isa_used": fast.isa},
-        "versions": {"faceattr_fast": __version__} | {name: installed((name,)) for name in sorted(packages)},
+        "commit": source["commit"],
+        "machine": describe_machine() | {"isa_used": description.isa},
+        "versions": {"faceattr_fast": source["version"]} | {name: installed((name,)) for name in sorted(packages)},
         "settings": asdict(settings),
+        "crops": crops.describe(),
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "plan": description.hash,
         "multiply_adds_as_given": description.multiply_adds_as_given,
         "products_executed": description.products,
-        "left_out": left_out,
+        "skipped": absent.skipped,
+        "left_out": absent.left_out,
         "rows": [asdict(row) for row in make_rows(measured, description.multiply_adds_as_given)],
         "measurements": measured,
     }
 
 
-def _present(settings: Settings, left_out: dict[str, str]) -> dict[str, Contender]:
+def _present(settings: Settings, absent: _Absent) -> Iterable[_Entry]:
     """Those that take part: ours, and the peers asked for whose packages are installed."""
-    chosen = {name: c for name, c in CONTENDERS.items() if c.group not in PEERS or c.group in settings.peers}
-    for name, contender in list(chosen.items()):
-        missing = [p for p in contender.packages if p != "faceattr_fast" and installed(PROVIDERS.get(p, (p,))) is None]
-        if missing:
-            left_out[name] = f"{', '.join(missing)} not installed: pip install 'faceattr_fast[bench]'"
-            del chosen[name]
-        elif contender.batched_only and max(settings.batches) == 1:
-            del chosen[name]
-    return chosen
+    for name, contender in CONTENDERS.items():
+        if contender.group in PEERS and contender.group not in settings.peers:
+            continue
+        if contender.batched_only and max(settings.batches) == 1:
+            continue
+        for dtype in settings.dtypes:
+            missing = [p for p in contender.needs(dtype) if not _installed(p)]
+            if missing:
+                what = f"{', '.join(missing)} not installed: pip install 'faceattr_fast[bench]'"
+                absent.add(_Entry(name, dtype), UnsupportedError(what))
+            else:
+                yield _Entry(name, dtype)
+
+
+def _installed(package: str) -> bool:
+    return package == "faceattr_fast" or installed(PROVIDERS.get(package, (package,))) is not None
+
+
+def _write_int8(inputs: Inputs, entries: Iterable[_Entry], settings: Settings, absent: _Absent) -> None:
+    """The files that int8 entries read; who reads one that cannot be made is absent."""
+    readers: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        if entry.dtype == "int8":
+            readers.setdefault(CONTENDERS[entry.contender].model, []).append(entry)
+    for model, whose in readers.items():
+        try:
+            if model == "weights":
+                write_int8_weights(inputs)
+            elif model == "onnx":
+                write_int8_onnx(inputs, settings.batches)
+        except Exception as error:  # of a quantiser: theirs alone who need it
+            for entry in whose:
+                absent.add(entry, error)
 
 
 class _Run:
-    """All batch sizes at one number of threads."""
+    """All batch sizes and dtypes at one number of threads."""
 
     def __init__(
         self,
         inputs: Inputs,
-        contenders: dict[str, Contender],
+        entries: Iterable[_Entry],
         threads: int,
         settings: Settings,
         reference: dict[str, np.ndarray],
-        left_out: dict[str, str],
+        absent: _Absent,
         report: Report,
         rounds_before: int,
     ) -> None:
-        self._inputs, self._contenders, self._threads, self._settings = inputs, contenders, threads, settings
-        self._reference, self._left_out = reference, left_out
+        self._inputs, self._entries, self._threads, self._settings = inputs, entries, threads, settings
+        self._reference, self._absent = reference, absent
         self._report, self._rounds = report, rounds_before
-        self._workers: dict[str, Worker] = {}
-        self._measurements: dict[tuple[str, int], _Measurement] = {}
+        self._workers: dict[_Entry, Worker] = {}
+        self._measurements: dict[tuple[_Entry, int], _Measurement] = {}
 
     def measure(self) -> list[_Measurement]:
         try:
-            for name in self._contenders:
-                self._report(self._rounds, f"{self._threads} threads: preparing {name}")
-                self._admit(name)
+            for entry in self._entries:
+                if entry not in self._absent:
+                    self._report(self._rounds, f"{self._threads} threads: preparing {entry}")
+                    self._admit(entry)
             self._take_turns()
         finally:
             for worker in self._workers.values():
                 worker.stop()
         return list(self._measurements.values())
 
-    def _admit(self, name: str) -> None:
+    def _admit(self, entry: _Entry) -> None:
         """Start a contender and check its results at every batch size."""
-        contender = self._contenders[name]
+        contender = CONTENDERS[entry.contender]
         batches = [batch for batch in self._settings.batches if batch > 1 or not contender.batched_only]
-        worker = self._workers[name] = Worker(name, self._inputs, self._threads, batches)
+        name = f"{entry.contender}-{entry.dtype}-{self._threads}"
+        job = {**entry._asdict(), "name": name, "folder": str(self._inputs.folder), "batches": batches}
+        log = self._inputs.folder / f"{name}.log"
+        worker = self._workers[entry] = Worker(["-m", f"{__package__}.worker"], job, self._threads, log)
         try:
             ready = worker.start()
             for batch in batches:
-                self._measurements[name, batch] = _Measurement(
-                    contender=name,
+                self._measurements[entry, batch] = _Measurement(
+                    contender=entry.contender,
                     group=contender.group,
                     peer=contender.group in PEERS,
+                    dtype=entry.dtype,
                     threads=self._threads,
                     batch=batch,
                     version=ready["version"],
                     settings=ready["settings"][str(batch)],
-                    worst_error=self._check(name, batch),
+                    **self._check(name, entry.dtype, batch),
                 )
-        except WorkerError as error:
-            self._leave_out(name, error)
+        except (WorkerError, UnsupportedError) as error:
+            self._remove(entry, error)
 
-    def _check(self, name: str, batch: int) -> float:
-        """The worst head error; WorkerError if the results are wrong: what is wrong is not timed."""
+    def _check(self, name: str, dtype: str, batch: int) -> dict[str, Any]:
+        """Errors and agreement by head; WorkerError if the results are wrong: what is wrong is not timed."""
         with np.load(self._inputs.folder / f"{name}-batch{batch}.npz") as outputs:
-            error = worst_error(outputs, {head: value[:batch] for head, value in self._reference.items()})
-        peer = self._contenders[name].group in PEERS
-        limit = _TOLERANCE.get("float32" if peer else self._inputs.dtype, _NARROW_TOLERANCE)
-        if error > limit:
-            raise WorkerError(f"wrong results at batch {batch}: worst head error {error:.1e}, limit {limit:.0e}")
-        return error
+            errors = head_errors(outputs, self._reference)
+            worst = max(errors, key=errors.__getitem__)
+            if errors[worst] > _TOLERANCE[dtype]:
+                raise WorkerError(
+                    f"wrong results at batch {batch}: error of {worst} {errors[worst]:.1e}, limit {_TOLERANCE[dtype]}"
+                )
+            return {"errors": errors, "agreement": agreements(outputs, self._reference)}
 
     def _take_turns(self) -> None:
         shuffle = random.Random(self._settings.seed).shuffle
         seconds = self._settings.seconds / self._settings.rounds
         for number in range(1, self._settings.rounds + 1):
             for batch in self._settings.batches:
-                turns = [name for name, size in self._measurements if size == batch]
+                turns = [entry for entry, size in self._measurements if size == batch]
                 shuffle(turns)
-                for name in turns:
-                    time.sleep(_PAUSE_SECONDS)
-                    try:
-                        turn = self._turn(name, batch, seconds)
-                    except WorkerError as error:
-                        self._leave_out(name, error)
-                    else:
-                        self._measurements[name, batch].turns.append({"round": number, **turn})
+                for entry in turns:
+                    self._turn(entry, batch, seconds, number)
             self._rounds += 1
             self._report(self._rounds, "")
 
-    def _turn(self, name: str, batch: int, seconds: float) -> dict[str, Any]:
-        """Every sample, and how many CPUs were taken meanwhile: by contenders that wait, which should be none, and by
-        programs that have nothing to do with this run."""
-        others = [worker for other, worker in self._workers.items() if other != name]
+    def _turn(self, entry: _Entry, batch: int, seconds: float, number: int) -> None:
+        try:
+            turn = measured_turn(self._workers[entry], self._workers.values(), batch=batch, seconds=seconds)
+        except WorkerError as error:
+            self._remove(entry, error)
+        else:
+            self._measurements[entry, batch].turns.append({"round": number, **turn})
 
-        def used() -> np.ndarray:
-            waiting, own = sum(worker.cpu_seconds() for worker in others), self._workers[name].cpu_seconds()
-            return np.array([time.perf_counter(), waiting, machine_cpu_seconds() - waiting - own])
-
-        before = used()
-        samples = self._workers[name].turn(batch, seconds)
-        elapsed, waiting, foreign = (used() - before).tolist()
-        return {
-            "seconds_per_image": samples,
-            "cpus_of_waiting": round(waiting / elapsed, 3),
-            "cpus_of_others": round(max(0.0, foreign) / elapsed, 3),
-        }
-
-    def _leave_out(self, name: str, error: WorkerError) -> None:
-        self._left_out[name] = str(error)
-        self._workers.pop(name).stop()
-        self._measurements = {key: value for key, value in self._measurements.items() if key[0] != name}
+    def _remove(self, entry: _Entry, error: Exception) -> None:
+        self._absent.add(entry, error)
+        self._workers.pop(entry).stop()
+        self._measurements = {key: value for key, value in self._measurements.items() if key[0] != entry}
