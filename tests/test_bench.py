@@ -1,30 +1,17 @@
-"""The benchmark: its arithmetic, who is timed and who is not, and one short run from end to end."""
+"""The benchmark's arithmetic, crops, peaks and tables."""
 
-import json
-from pathlib import Path
+import subprocess
 
 import numpy as np
 import pytest
 
 import faceattr_fast as faf
-from faceattr_fast.bench import (
-    Settings,
-    inputs,
-    peers,
-    process,
-    relative_speeds,
-    report,
-    run_benchmark,
-    session,
-    summarise,
-)
-from faceattr_fast.bench.contenders import CONTENDERS
+from faceattr_fast.bench import Settings, inputs, peaks, relative_speeds, report, summarise, tables, worker
 from faceattr_fast.bench.prepared import Prepared
-from faceattr_fast.bench.quantised import UnsupportedError, write_int8_onnx
+from faceattr_fast.bench.source import source_version
 from faceattr_fast.bench.timing import time_calls
-from faceattr_fast.bench.worker import run_test_crops
-from faceattr_fast.cli import main
-from faceattr_fast.weights import Weights, write_weights
+from faceattr_fast.bench.traffic import phase_bytes
+from faceattr_fast.plan import LinearHead, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
 
 SPEC = faf.NetworkSpec(
     stem=faf.StemSpec(8),
@@ -33,16 +20,6 @@ SPEC = faf.NetworkSpec(
     heads=(faf.HeadSpec("gender", 2, "fc"),),
     pixels=faf.PixelSpec(size=32),
 )
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in SPEC.tensor_shapes().items()}
-    tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_weights(path, Weights(SPEC, tensors))
-    return path
 
 
 # arithmetic
@@ -91,7 +68,7 @@ def test_rows_from_samples():
     assert rows[0].samples == 3
     assert (rows[0].worst_error, rows[0].worst_agreement) == (2e-7, 0.75)
     assert [row.contender for row in report.best_of_groups(rows)] == ["ours", "peer-throughput", "ours"]
-    table = report.format_rows(rows)
+    table = tables.format_rows(rows)
     assert "2.00x" in table
     assert "peer-latency" not in table
 
@@ -108,7 +85,7 @@ def test_speeds_are_relative_to_the_peers_of_the_same_format():
         multiply_adds=1,
     )
     assert [row.relative_speed for row in rows] == pytest.approx([3.0, 4.0, None, 1.0, 1.0])
-    lines = [line for line in report.format_rows(rows).splitlines() if line.startswith(("ours", "peer"))]
+    lines = [line for line in tables.format_rows(rows).splitlines() if line.startswith(("ours", "peer"))]
     assert [line.split()[:2] for line in lines] == [
         ["ours", "float32"], ["peer", "float32"], ["ours", "bfloat16"], ["ours", "int8"], ["peer", "int8"],
     ]  # fmt: skip
@@ -137,6 +114,97 @@ def test_the_first_call_of_a_turn_is_not_counted():
     assert len(calls) == 2
 
 
+def test_cost_per_million():
+    measured = [measurement("ours", [0.0036], threads=2), measurement("peer", [0.0072], threads=2)]
+    rows = report.make_rows(measured, multiply_adds=1, price_per_core_hour=0.05)
+    assert [row.cost_per_million for row in rows] == pytest.approx([0.1, 0.2])  # 2 cores for an hour, for two
+    assert "0.100" in tables.format_rows(rows)
+    assert [row.cost_per_million for row in report.make_rows(measured, multiply_adds=1)] == [None, None]
+
+
+def test_this_package_is_resident_on_our_account():
+    memory = {"bare": 10, "before": 30, "loaded": 50, "ran": 70}
+    assert tables.own_bytes({"group": "faceattr_fast-uint8", **memory}, "ran") == 60
+    assert tables.own_bytes({"group": "torch", **memory}, "loaded") == 20
+
+
+def test_a_profile_is_the_median_of_its_runs():
+    runs = iter([[1.0, 5.0], [2.0, 4.0], [9.0, 3.0]])
+    times = iter([0.0, 1.0, 2.0, 4.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.time, "perf_counter", lambda: next(times))
+        assert worker.median_profile(lambda: next(runs), seconds=3.0) == [2.0, 4.0]
+
+
+# peaks
+
+
+def test_peaks_are_plausible():
+    answer, turn = peaks.prepare({"threads": 2, "side": 128, "copy_bytes": 1 << 20})
+    assert answer["copy_bytes"] == 1 << 20
+    figures = turn({"seconds": 0.05})
+    assert all(0.01 < figures[name] < 1e5 for name in ("sgemm_gflops", "copy_gb_per_s"))
+    assert peaks.last_cache_bytes() >= 0
+    assert peaks.blas_name()
+
+
+def test_a_rate_is_the_best_of_its_calls(monkeypatch):
+    times = iter([0.0, *(0.0, 2.0, 2.0), *(2.0, 3.0, 3.0), *(3.0, 8.0, 8.0)])  # calls of 2, 1 and 5 s
+    with monkeypatch.context() as patch:
+        patch.setattr(peaks.time, "perf_counter", lambda: next(times))
+        assert peaks._rate(lambda: None, 3 * 10**9, seconds=4.5) == pytest.approx(3.0)
+
+
+# versions
+
+
+def git(folder, *arguments):
+    names = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *names, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_a_source_tree_knows_its_commit(tmp_path):
+    package = tmp_path / "python" / "faceattr_fast"
+    package.mkdir(parents=True)
+    assert source_version(package) == {"version": faf.__version__, "commit": None}  # not a source tree: installed
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "faceattr_fast"\nversion = "9.8.7"\n')
+    assert source_version(package) == {"version": "9.8.7", "commit": None}
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "pyproject.toml")
+    git(tmp_path, "commit", "-qm", "First")
+    commit = git(tmp_path, "rev-parse", "HEAD").strip()
+    git(tmp_path, "tag", "-a", "v9.8.7", "-m", "a tag does not hide the commit")
+    assert source_version(package) == {"version": "9.8.7", "commit": commit}
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "faceattr_fast"\nversion = "9.9"\n')
+    assert source_version(package) == {"version": "9.9", "commit": f"{commit}-dirty"}
+
+
+# traffic
+
+
+def test_phase_bytes():
+    tensors = {
+        "a": TensorShape(8, 8, 4),
+        "b": TensorShape(4, 4, 2),
+        "c": TensorShape(1, 1, 4),
+        "d": TensorShape(1, 1, 3),
+    }
+    conv = SegmentedConv(
+        "b", (Segment("a", np.zeros((2, 4, 3, 3)), 2), Segment("a", np.zeros((2, 3, 1, 1)), 2)), None, relu=True
+    )
+    flat = SegmentedConv("b", (Segment("b", np.zeros((2, 2, 3, 3))),), None, False, "b", algorithm="winograd4x4")
+    means, head = ShiftedMeans("c", "a", 1, 2, 0, 4), LinearHead("d", (("c", np.zeros((3, 4))),), np.zeros(3))
+    plan = Plan(SPEC, tensors, (conv, flat, means, head), {}, True)
+    assert phase_bytes(plan, conv, "float32") == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
+    assert phase_bytes(plan, flat, "bfloat16") == 2 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
+    assert phase_bytes(plan, means, "int8") == 4 * 4 * 4 + 4
+    assert phase_bytes(plan, head, "float32") == 4 * (4 + 12 + 3)
+    stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
+    assert phase_bytes(plan, stem, "float32") == 4 * (3 * 32 * 32 + 4 * 147 + 8 * 8 * 4)
+
+
 # crops
 
 
@@ -146,7 +214,7 @@ def test_all_test_crops_go_through_the_timed_call(tmp_path):
     pixels = test[:2].copy()
     results = {}
     prepared = Prepared(lambda: results.update(a=pixels.reshape(2, 1)), lambda: results, pixels, images=2, settings="")
-    outputs = run_test_crops(prepared, inputs.Inputs(tmp_path))
+    outputs = worker.run_test_crops(prepared, inputs.Inputs(tmp_path))
     np.testing.assert_array_equal(outputs["a"][:, 0], np.arange(5))
     np.testing.assert_array_equal(pixels, test[:2])  # what is timed afterwards
 
@@ -193,202 +261,10 @@ def test_crops_from_files(tmp_path):
         ({"peers": ("abacus",)}, "abacus"),
         ({"dtypes": ("float99",)}, "float99"),
         ({"dtypes": ()}, "dtypes"),
+        ({"price_per_core_hour": 0.0}, "price_per_core_hour"),
         ({"seconds": float("nan")}, "seconds"),
     ],
 )
 def test_settings(options, message):
     with pytest.raises(ValueError, match=message):
         Settings(**options)
-
-
-# who is timed
-
-
-class FakeWorker:
-    """A contender in this process, right or wrong as ``behaviour`` says."""
-
-    behaviour: dict[str, str]
-    log: list[tuple[str, int]]
-
-    def __init__(self, command, job, threads, log):
-        self.job, self.name = job, job["contender"]
-        self.inputs = inputs.Inputs(Path(job["folder"]))
-
-    def start(self):
-        how = self.behaviour.get(self.name)
-        if how == "fails":
-            raise process.WorkerError("no licence")
-        if how == "lacks":
-            raise UnsupportedError("no such instructions")
-        fast = faf.FastForward.load(self.inputs.weights("float32"), threads=1)
-        for batch in self.job["batches"]:
-            outputs = dict(fast(np.array(self.inputs.test("float32"))))
-            if how == "wrong":
-                outputs["gender"] = outputs["gender"] * (1.001 if self.job["dtype"] == "float32" else 1.1)
-            if how == "lazy":
-                del outputs["embedding"]
-            np.savez(self.inputs.folder / f"{self.job['name']}-batch{batch}.npz", **outputs)
-        return {"version": "1", "settings": {str(batch): "as it is" for batch in self.job["batches"]}}
-
-    def turn(self, batch, seconds):
-        if self.behaviour.get(self.name) == "dies":
-            raise process.WorkerError("its process ended with code -11")
-        self.log.append((self.name, batch))
-        return {"seconds_per_image": [0.002 if self.name == "faceattr_fast" else 0.004]}
-
-    def cpu_seconds(self):
-        return 0.0
-
-    def stop(self):
-        pass
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.setattr(FakeWorker, "behaviour", {}, raising=False)
-    monkeypatch.setattr(FakeWorker, "log", [], raising=False)
-    monkeypatch.setattr(session, "Worker", FakeWorker)
-    monkeypatch.setattr(session, "installed", lambda names: "1")
-    monkeypatch.setattr(process, "_PAUSE_SECONDS", 0.0)
-    return FakeWorker
-
-
-def test_everyone_has_as_many_turns_in_changing_order(fake, weights):
-    settings = Settings(batches=(1, 2), peers=("torch",), seconds=2.0)
-    record = run_benchmark(weights, settings)
-    assert record["left_out"] == {}
-    names = ["faceattr_fast", "faceattr_fast-uint8", "torch"]
-    rounds = np.array(fake.log, object).reshape(settings.rounds, 2, 3, 2)
-    assert {tuple(sorted(turn[0] for turn in turns)) for batch in rounds for turns in batch} == {tuple(names)}
-    assert len({tuple(turn[0] for turn in turns) for batch in rounds for turns in batch}) > 1
-    speeds = {row["contender"]: row["relative_speed"] for row in record["rows"] if row["batch"] == 2}
-    assert speeds == pytest.approx({"faceattr_fast": 2.0, "faceattr_fast-uint8": 1.0, "torch": 1.0})
-    json.dumps(record)
-
-
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [("wrong", "wrong results"), ("lazy", "wrong results"), ("fails", "no licence"), ("dies", "code -11")],
-)
-def test_who_is_wrong_is_not_timed(fake, weights, how, reason):
-    fake.behaviour["torch"] = how
-    record = run_benchmark(weights, Settings(batches=(1,), peers=("torch",), seconds=0.1))
-    assert record["left_out"].keys() == {"torch float32"}
-    assert reason in record["left_out"]["torch float32"]
-    assert {row["contender"] for row in record["rows"]} == {"faceattr_fast", "faceattr_fast-uint8"}
-    assert all(row["relative_speed"] is None for row in record["rows"])
-
-
-def test_the_limit_depends_on_the_format(fake, weights):
-    fake.behaviour["torch"] = "wrong"
-    record = run_benchmark(weights, Settings((1,), dtypes=("float32", "bfloat16"), peers=("torch",), seconds=0.1))
-    assert record["left_out"].keys() == {"torch float32", "torch bfloat16"}
-    assert "limit 0.05" in record["left_out"]["torch bfloat16"]
-
-
-def test_what_a_contender_does_not_have_is_skipped(fake, weights, capsys):
-    fake.behaviour["torch"] = "lacks"
-    record = run_benchmark(weights, Settings((1,), dtypes=("float32", "bfloat16"), peers=("torch",), seconds=0.1))
-    assert record["left_out"] == {}
-    assert record["skipped"] == dict.fromkeys(["torch float32", "torch bfloat16"], "no such instructions")
-    arguments = ["bench", "--weights", str(weights), "--batch", "1", "--seconds", "0.1"]
-    assert main([*arguments, "--dtype", "bfloat16"]) == 0
-    assert "torch bfloat16 is skipped: no such instructions" in capsys.readouterr().err
-    assert main([*arguments, "--dtype", "float99"]) == 2
-
-
-def test_a_quantiser_that_fails_leaves_out_its_readers(fake, weights, monkeypatch):
-    pytest.importorskip("onnxscript")
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(session, "write_int8_onnx", fail)
-    record = run_benchmark(weights, Settings((1,), dtypes=("int8",), peers=("onnxruntime", "openvino"), seconds=0.1))
-    assert record["left_out"] == dict.fromkeys(["onnxruntime int8", "openvino-latency int8"], "no space left")
-
-
-def test_exit_codes(fake, weights, capsys, monkeypatch):
-    arguments = ["bench", "--weights", str(weights), "--batch", "1", "--seconds", "0.1"]
-    fake.behaviour["torch"] = "wrong"
-    assert main([*arguments, "--peers", "torch"]) == 1
-    assert "torch float32 was left out: wrong results" in capsys.readouterr().err
-    # What is not installed matters only to those who asked for it.
-    monkeypatch.setattr(session, "installed", lambda names: None)
-    assert main(arguments) == 0
-    assert main([*arguments, "--peers", "torch"]) == 1
-
-
-# end to end
-
-
-def test_processes_are_timed(weights, tmp_path, capsys):
-    pytest.importorskip("torch")
-    path = tmp_path / "record.json"
-    arguments = ["--weights", str(weights), "--batch", "1,2", "--threads", "1", "--seconds", "0.1", "--json", str(path)]
-    assert main(["bench", *arguments, "--peers", "torch"]) == 0
-    assert "batch 2, 1 thread " in capsys.readouterr().out
-    record = json.loads(path.read_text())
-    assert record["machine"]["isa_used"]
-    assert {(m["contender"], m["batch"]) for m in record["measurements"]} == {
-        (name, batch) for name in ("faceattr_fast", "faceattr_fast-uint8", "torch") for batch in (1, 2)
-    }
-    for measured in record["measurements"]:
-        assert max(measured["errors"].values()) < 1e-5
-        assert measured["agreement"] == {"gender": 1.0}
-        assert all(turn["seconds_per_image"] for turn in measured["turns"])
-
-
-def worker_of(folder, contender, dtype, batches=(1,)):
-    job = {"contender": contender, "dtype": dtype, "name": contender, "folder": str(folder), "batches": batches}
-    return process.Worker(["-m", "faceattr_fast.bench.worker"], job, 1, folder / "worker.log")
-
-
-def test_a_failing_worker_says_why(tmp_path):
-    inputs.Inputs(tmp_path).weights("float32").write_bytes(b"damaged")
-    worker = worker_of(tmp_path, "faceattr_fast", "float32")
-    with pytest.raises(process.WorkerError, match="damaged"):
-        worker.start()
-    worker.stop()
-
-
-def test_a_worker_without_the_format_says_so(tmp_path):
-    worker = worker_of(tmp_path, "onnxruntime", "bfloat16")
-    pytest.importorskip("onnxruntime")
-    with pytest.raises(UnsupportedError, match="bfloat16"):
-        worker.start()
-    worker.stop()
-
-
-# the peers' narrow formats
-
-
-@pytest.fixture(scope="module")
-def int8_inputs(weights, tmp_path_factory):
-    for package in ("torch", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    written = inputs.Inputs(tmp_path_factory.mktemp("inputs"))
-    crops = inputs.synthetic_crops(SPEC.pixels, [1, 3], seed=0)
-    reference = inputs.write_inputs(written, weights, crops, [1, 3], onnx=False)
-    write_int8_onnx(written, [1, 3])
-    return written, reference
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino-latency", "openvino-throughput", "torch"])
-def test_int8_peers_compute_the_network(int8_inputs, name, batch):
-    written, reference = int8_inputs
-    contender = CONTENDERS[name]
-    pytest.importorskip(contender.packages[0])
-    prepared = contender.prepare(written, "int8", 1, batch)
-    errors = report.head_errors(run_test_crops(prepared, written), reference)
-    # Above float32's by far: it is int8 that runs.
-    assert 1e-4 < max(errors.values()) < 0.15
-
-
-def test_bfloat16_torch_computes_the_network(int8_inputs, monkeypatch):
-    written, reference = int8_inputs
-    monkeypatch.setattr(peers, "_convolves_bfloat16", lambda: True)  # it does anywhere, but slowly
-    prepared = CONTENDERS["torch"].prepare(written, "bfloat16", 1, 3)
-    errors = report.head_errors(run_test_crops(prepared, written), reference)
-    assert 1e-4 < max(errors.values()) < 0.05

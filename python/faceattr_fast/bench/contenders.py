@@ -11,6 +11,7 @@ from . import peers
 from .inputs import Inputs
 from .prepared import Last, Prepared
 from .quantised import UnsupportedError
+from .traffic import phase_bytes
 
 __all__ = ["CONTENDERS", "PEERS", "Contender"]
 
@@ -49,9 +50,17 @@ def _ours(form: str) -> Callable[[Inputs, str, int, int], Prepared]:
         except (ValueError, DeviceError) as error:
             raise UnsupportedError(str(error)) from error
         array, last = inputs.batch(form, batch), Last()
-        return Prepared(
-            lambda: last.keep(fast(array)), last.get, array, batch, f"{form} input, {fast.dtype}, {fast.isa}"
-        )
+        settings = f"{form} input, {fast.dtype}, {fast.isa}"
+        if form != "float32":
+            return Prepared(lambda: last.keep(fast(array)), last.get, array, batch, settings)
+        plan = fast.describe().to_dict()
+        for phase, planned in zip(plan["phases"], fast._plan.phases, strict=True):
+            phase["bytes"] = phase_bytes(fast._plan, planned, dtype)
+
+        def profile() -> list[float]:
+            return [phase.seconds or 0.0 for phase in fast.profile(array[:1]).phases]
+
+        return Prepared(lambda: last.keep(fast(array)), last.get, array, batch, settings, plan, profile)
 
     return prepare
 

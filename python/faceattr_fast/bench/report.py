@@ -16,10 +16,10 @@ __all__ = [
     "Summary",
     "agreements",
     "best_of_groups",
-    "format_rows",
     "head_errors",
     "make_rows",
     "relative_speeds",
+    "rows_of",
     "summarise",
 ]
 
@@ -43,6 +43,7 @@ class Row:
     ``gflops``: effective, 2 x the multiply-adds of the network as given, whatever is really executed.
     ``worst_error``: of a head, against float64. ``worst_agreement``: the head whose class with the largest logit is
     most often another than in float64, and how often it is the same; None without heads.
+    ``cost_per_million``: of so many images, the row's threads being cores that cost what the settings say.
     """
 
     contender: str
@@ -59,6 +60,7 @@ class Row:
     worst_agreement: float | None
     settings: str
     relative_speed: float | None = None
+    cost_per_million: float | None = None
 
 
 def summarise(samples: Sequence[float]) -> Summary:
@@ -112,13 +114,15 @@ def best_of_groups(rows: Iterable[Row]) -> list[Row]:
     return list(best.values())
 
 
-def make_rows(measurements: Iterable[Mapping[str, Any]], multiply_adds: int) -> list[Row]:
+def make_rows(
+    measurements: Iterable[Mapping[str, Any]], multiply_adds: int, price_per_core_hour: float | None = None
+) -> list[Row]:
     """Rows of a record's ``measurements``; speeds are relative to the fastest peer of that dtype, threads and batch."""
 
     def setting(row: Row) -> tuple[str, int, int]:
         return row.dtype, row.threads, row.batch
 
-    rows = [_row(measurement, multiply_adds) for measurement in measurements]
+    rows = [_row(measurement, multiply_adds, price_per_core_hour) for measurement in measurements]
     for i, row in enumerate(rows):
         same = {r.contender: r for r in rows if setting(r) == setting(row)}
         speeds = relative_speeds(
@@ -129,9 +133,10 @@ def make_rows(measurements: Iterable[Mapping[str, Any]], multiply_adds: int) -> 
     return rows
 
 
-def _row(measurement: Mapping[str, Any], multiply_adds: int) -> Row:
+def _row(measurement: Mapping[str, Any], multiply_adds: int, price_per_core_hour: float | None) -> Row:
     samples = [s for turn in measurement["turns"] for s in turn["seconds_per_image"]]
     seconds = summarise(samples)
+    core_hours = seconds.median * 1e6 / 3600 * measurement["threads"]
     return Row(
         seconds=seconds,
         samples=len(samples),
@@ -139,40 +144,9 @@ def _row(measurement: Mapping[str, Any], multiply_adds: int) -> Row:
         gflops=2 * multiply_adds / seconds.median / 1e9,
         worst_error=max(measurement["errors"].values()),
         worst_agreement=min(measurement["agreement"].values(), default=None),
+        cost_per_million=None if price_per_core_hour is None else price_per_core_hour * core_hours,
         **{name: measurement[name] for name in _COPIED},
     )
-
-
-def format_rows(rows: Sequence[Row]) -> str:
-    """A table per number of threads and batch size; one line per group and dtype, its best setting."""
-    lines: list[str] = []
-    shown = sorted(best_of_groups(rows), key=lambda row: DTYPES.index(row.dtype))
-    for threads, batch in dict.fromkeys((row.threads, row.batch) for row in rows):
-        if lines:
-            lines.append("")
-        title = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
-        lines.append(
-            f"{title:20} {'':8} {'ms/image':>9} {'p10 - p90':>17} {'img/s':>8} {'GFLOP/s':>8} {'speed':>6} {'error':>8}"
-            f" {'top-1':>6}  settings"
-        )
-        for row in shown:
-            if (row.threads, row.batch) != (threads, batch):
-                continue
-            spread = f"{row.seconds.p10 * 1e3:.3f} - {row.seconds.p90 * 1e3:.3f}"
-            speed = "" if row.relative_speed is None else f"{row.relative_speed:.2f}x"
-            agreement = "" if row.worst_agreement is None else f"{row.worst_agreement:.1%}"
-            lines.append(
-                f"{row.group:20} {row.dtype:8} {row.seconds.median * 1e3:9.3f} {spread:>17}"
-                f" {row.images_per_second:8.1f} {row.gflops:8.1f} {speed:>6} {row.worst_error:8.1e} {agreement:>6}"
-                f"  {row.settings}"
-            )
-    if rows:
-        lines += [
-            "",
-            "speed: times the fastest peer's at that dtype, medians; GFLOP/s: effective, on the network as given;",
-            "error, top-1: of the worst head against float64",
-        ]
-    return "\n".join(lines)
 
 
 def rows_of(record: Mapping[str, Any]) -> list[Row]:

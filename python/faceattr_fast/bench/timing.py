@@ -13,10 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-__all__ = ["resident_bytes", "serve", "time_calls"]
+__all__ = ["serve", "time_calls"]
 
 Message = dict[str, Any]
 Turn = Callable[[Message], Message]
@@ -66,11 +65,3 @@ def time_calls(call: Callable[[], object], images: int, seconds: float) -> list[
         samples.append((time.perf_counter() - started) / images)
     gc.enable()
     return samples
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

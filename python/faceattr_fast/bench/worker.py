@@ -1,7 +1,9 @@
-"""One contender in a process of its own: ``python -m faceattr_fast.bench.worker``, driven over its pipes."""
+"""One contender in a process of its own, which :mod:`.start` starts; driven over its pipes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,45 @@ from .inputs import Inputs, chunks_of
 from .prepared import Prepared
 from .quantised import UnsupportedError
 from .source import source_version
+from .start import resident_bytes
 from .timing import Message, Turn, serve, time_calls
 
 
-def prepare(job: Message) -> tuple[Message, Turn]:
-    """Every batch size, ready and warm; the results lie where the parent checks them."""
+def main(bare_bytes: int) -> None:
+    """Serve one contender.
+
+    Args:
+        bare_bytes: resident before this package was loaded.
+    """
+    before = resident_bytes()
+    serve(lambda job: prepare(job, {"bare": bare_bytes, "before": before}), (UnsupportedError,))
+
+
+def prepare(job: Message, resident: dict[str, int]) -> tuple[Message, Turn]:
+    """Every batch size, ready and warm; the results lie where the parent checks them.
+
+    ``start`` of the answer is about the first batch size, for which everything is loaded: seconds from the start of the
+    process to the first result, and resident bytes, of which the ``bare`` ones are everyone's.
+    """
     contender, inputs = CONTENDERS[job["contender"]], Inputs(Path(job["folder"]))
     prepared: dict[int, Prepared] = {}
+    start: Message = {}
     for batch in job["batches"]:
         ready = prepared[batch] = contender.prepare(inputs, job["dtype"], job["threads"], batch)
-        for _ in range(2):
-            ready.call()
+        loaded = resident_bytes()
+        ready.call()
+        seconds = time.monotonic() - job["started"]
+        ready.call()
+        if not start:
+            start = {"batch": batch, "seconds": seconds, **resident, "loaded": loaded, "ran": resident_bytes()}
         outputs: dict[str, Any] = run_test_crops(ready, inputs)
         np.savez(inputs.folder / f"{job['name']}-batch{batch}.npz", **outputs)
+    first = prepared[job["batches"][0]]
 
     def turn(question: Message) -> Message:
+        if "profile" in question:
+            assert first.profile
+            return {"phase_seconds": median_profile(first.profile, question["profile"])}
         ready = prepared[question["batch"]]
         return {"seconds_per_image": time_calls(ready.call, ready.images, question["seconds"])}
 
@@ -35,8 +61,20 @@ def prepare(job: Message) -> tuple[Message, Turn]:
     answer = {
         "version": source_version()["version"] if runtime == "faceattr_fast" else version(runtime),
         "settings": {batch: ready.settings for batch, ready in prepared.items()},
+        "start": start,
+        "plan": first.plan,
     }
     return answer, turn
+
+
+def median_profile(profile: Callable[[], list[float]], seconds: float) -> list[float]:
+    """By phase the median of all runs in ``seconds``, of one at least."""
+    runs: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while not runs or time.perf_counter() < end:
+        runs.append(profile())
+    medians: list[float] = np.median(runs, axis=0).tolist()
+    return medians
 
 
 def run_test_crops(prepared: Prepared, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -51,7 +89,3 @@ def run_test_crops(prepared: Prepared, inputs: Inputs) -> dict[str, np.ndarray]:
             parts.setdefault(name, []).append(np.array(value))
     prepared.pixels[:] = first
     return {name: np.concatenate(chunks)[: len(test)] for name, chunks in parts.items()}
-
-
-if __name__ == "__main__":
-    serve(prepare, (UnsupportedError,))

@@ -44,12 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: synthetic ones)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the crops and of the order of turns (default: 0)")
+    parser.add_argument(
+        "--price-per-core-hour", type=float, metavar="X", help="of a CPU core; adds the cost of a million images"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record with every sample")
     add_weights_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..bench import Settings, format_rows, read_crops, rows_of, run_benchmark
+    from ..bench import Settings, format_peaks, format_rows, format_starts, read_crops, rows_of, run_benchmark
     from ..forward import FastForward
     from ..photo.image import ImageError
     from ..threads import thread_count
@@ -65,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         crops = arguments.crops and read_crops(arguments.crops, pixels, settings.batches, settings.seed)
     with Progress(settings.rounds * len(threads), "rounds") as progress:
         record = run_benchmark(weights, settings, crops, progress.show)
-    print(f"{_headline(record)}\n\n{format_rows(rows_of(record))}")
+    parts = (_headline(record), format_peaks(record), format_rows(rows_of(record)), format_starts(record))
+    print("\n\n".join(parts))
     _warn(record)
     if arguments.json:
         with open_output(arguments.json) as file:
