@@ -11,7 +11,17 @@ from faceattr_fast.bench.prepared import Prepared
 from faceattr_fast.bench.source import source_version
 from faceattr_fast.bench.timing import time_calls
 from faceattr_fast.bench.traffic import phase_bytes
-from faceattr_fast.plan import LinearHead, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
+from faceattr_fast.plan import (
+    Integers,
+    LinearHead,
+    Plan,
+    QuantizedConv,
+    Segment,
+    SegmentedConv,
+    ShiftedMeans,
+    Stem,
+    TensorShape,
+)
 
 SPEC = faf.NetworkSpec(
     stem=faf.StemSpec(8),
@@ -185,23 +195,25 @@ def test_a_source_tree_knows_its_commit(tmp_path):
 
 
 def test_phase_bytes():
+    integers = Integers((1.0, 1.0), 0)
     tensors = {
-        "a": TensorShape(8, 8, 4),
-        "b": TensorShape(4, 4, 2),
-        "c": TensorShape(1, 1, 4),
-        "d": TensorShape(1, 1, 3),
-    }
-    conv = SegmentedConv(
-        "b", (Segment("a", np.zeros((2, 4, 3, 3)), 2), Segment("a", np.zeros((2, 3, 1, 1)), 2)), None, relu=True
-    )
+        "a": TensorShape(8, 8, 4), "b": TensorShape(4, 4, 2), "c": TensorShape(1, 1, 4), "d": TensorShape(1, 1, 3),
+        "q": TensorShape(4, 4, 2, integers), "r": TensorShape(4, 4, 2, integers),
+    }  # fmt: skip
+    three, one = np.zeros((2, 4, 3, 3)), np.zeros((2, 3, 1, 1))
+    conv = SegmentedConv("b", (Segment("a", three, 2), Segment("a", one, 2)), None, relu=True)
     flat = SegmentedConv("b", (Segment("b", np.zeros((2, 2, 3, 3))),), None, False, "b", algorithm="winograd4x4")
+    narrow = Segment("q", np.zeros((2, 2, 3, 3), np.int8))
+    quantized = QuantizedConv("b", (narrow,), np.zeros(2), np.ones(2), False, residual="b", copy="r")
     means, head = ShiftedMeans("c", "a", 1, 2, 0, 4), LinearHead("d", (("c", np.zeros((3, 4))),), np.zeros(3))
-    plan = Plan(SPEC, tensors, (conv, flat, means, head), {}, True)
+    stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
+    plan = Plan(SPEC, tensors, (), {}, True)
+    # Inputs, weights, residual, result; of a 1x1 at stride 2 every fourth position is read.
     assert phase_bytes(plan, conv, "float32") == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
     assert phase_bytes(plan, flat, "bfloat16") == 2 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
-    assert phase_bytes(plan, means, "int8") == 4 * 4 * 4 + 4
+    assert phase_bytes(plan, quantized, "int8") == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * (4 * 4 * 2) + 4 * 4 * 2
+    assert phase_bytes(plan, means, "float32") == 4 * (4 * 4 * 4 + 4)
     assert phase_bytes(plan, head, "float32") == 4 * (4 + 12 + 3)
-    stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
     assert phase_bytes(plan, stem, "float32") == 4 * (3 * 32 * 32 + 4 * 147 + 8 * 8 * 4)
 
 

@@ -10,7 +10,7 @@ import faceattr_fast as faf
 from faceattr_fast.bench import Settings, inputs, peers, process, report, run_benchmark, session, tables, turns, worker
 from faceattr_fast.bench import start as start_file
 from faceattr_fast.bench.contenders import CONTENDERS
-from faceattr_fast.bench.quantised import UnsupportedError, write_int8_onnx
+from faceattr_fast.bench.quantised import UnsupportedError, write_int8_onnx, write_int8_weights
 from faceattr_fast.cli import main
 from faceattr_fast.weights import Weights, write_weights
 
@@ -213,7 +213,7 @@ def test_a_worker_without_the_format_says_so(tmp_path):
     process_.stop()
 
 
-# the peers' narrow formats
+# narrow formats
 
 
 @pytest.fixture(scope="module")
@@ -224,12 +224,13 @@ def int8_inputs(weights, tmp_path_factory):
     crops = inputs.synthetic_crops(SPEC.pixels, [1, 3], seed=0)
     reference = inputs.write_inputs(written, weights, crops, [1, 3], onnx=False)
     write_int8_onnx(written, [1, 3])
+    write_int8_weights(written)
     return written, reference
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino-latency", "openvino-throughput", "torch"])
-def test_int8_peers_compute_the_network(int8_inputs, name, batch):
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name != "torch-compile"])
+def test_int8_contenders_compute_the_network(int8_inputs, name, batch):
     written, reference = int8_inputs
     contender = CONTENDERS[name]
     pytest.importorskip(contender.packages[0])
@@ -237,6 +238,8 @@ def test_int8_peers_compute_the_network(int8_inputs, name, batch):
     errors = report.head_errors(worker.run_test_crops(prepared, written), reference)
     # Above float32's by far: it is int8 that runs.
     assert 1e-4 < max(errors.values()) < 0.15
+    if prepared.profile:
+        assert len(prepared.profile()) == len(prepared.plan["phases"])
 
 
 def test_bfloat16_torch_computes_the_network(int8_inputs, monkeypatch):

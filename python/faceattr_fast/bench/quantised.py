@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DeviceError
 from ..forward import FastForward
 from ..weights import read_weights
 from .inputs import Inputs, attribute_net
@@ -37,14 +38,14 @@ def write_int8_weights(inputs: Inputs) -> None:
     """The weights with scales from the calibration crops.
 
     Raises:
-        UnsupportedError: this version of the package does not run int8, or not here.
+        UnsupportedError: the package does not run this network in int8, or not here.
     """
-    net = attribute_net(read_weights(inputs.weights("float32")))
-    options: dict[str, Any] = {"dtype": "int8", "calibration": np.array(inputs.calibration())}
+    weights = read_weights(inputs.weights("float32"))
     try:
-        FastForward.from_module(net, **options).save(inputs.weights("int8"))
-    except (TypeError, ValueError, RuntimeError) as error:
+        fast = FastForward(weights, dtype="int8", calibration=inputs.calibration())
+    except (ValueError, DeviceError) as error:
         raise UnsupportedError(str(error)) from error
+    fast.save(inputs.weights("int8"))
 
 
 def qdq_settings() -> str:
