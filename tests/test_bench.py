@@ -1,16 +1,27 @@
-"""The benchmark: its arithmetic, who is timed and who is not, and one short run from end to end."""
+"""The benchmark's arithmetic, crops, peaks and tables."""
 
-import json
+import subprocess
 
 import numpy as np
 import pytest
 
 import faceattr_fast as faf
-from faceattr_fast.bench import Settings, process, relative_speeds, report, run_benchmark, session, summarise
-from faceattr_fast.bench.contenders import Prepared
-from faceattr_fast.bench.worker import time_calls
-from faceattr_fast.cli import main
-from faceattr_fast.weights import Weights, write_weights
+from faceattr_fast.bench import Settings, inputs, peaks, relative_speeds, report, summarise, tables, worker
+from faceattr_fast.bench.prepared import Prepared
+from faceattr_fast.bench.source import source_version
+from faceattr_fast.bench.timing import time_calls
+from faceattr_fast.bench.traffic import phase_bytes
+from faceattr_fast.plan import (
+    Integers,
+    LinearHead,
+    Plan,
+    QuantizedConv,
+    Segment,
+    SegmentedConv,
+    ShiftedMeans,
+    Stem,
+    TensorShape,
+)
 
 SPEC = faf.NetworkSpec(
     stem=faf.StemSpec(8),
@@ -19,16 +30,6 @@ SPEC = faf.NetworkSpec(
     heads=(faf.HeadSpec("gender", 2, "fc"),),
     pixels=faf.PixelSpec(size=32),
 )
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in SPEC.tensor_shapes().items()}
-    tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_weights(path, Weights(SPEC, tensors))
-    return path
 
 
 # arithmetic
@@ -52,11 +53,12 @@ def test_speeds_are_relative_to_the_fastest_peer():
     assert relative_speeds(medians, ["absent peer"]) == {}
 
 
-def measurement(contender, seconds, batch=1, threads=1):
+def measurement(contender, seconds, batch=1, threads=1, dtype="float32"):
     group = contender.partition("-")[0]
     return {
-        "contender": contender, "group": group, "peer": group != "ours", "threads": threads, "batch": batch,
-        "worst_error": 1e-7, "settings": contender, "turns": [{"seconds_per_image": [s]} for s in seconds],
+        "contender": contender, "group": group, "peer": group != "ours", "dtype": dtype, "threads": threads,
+        "batch": batch, "errors": {"a": 1e-7, "b": 2e-7}, "agreement": {"a": 1.0, "b": 0.75}, "settings": contender,
+        "turns": [{"seconds_per_image": [s]} for s in seconds],
     }  # fmt: skip
 
 
@@ -74,26 +76,193 @@ def test_rows_from_samples():
     assert rows[0].images_per_second == pytest.approx(500)
     assert rows[0].gflops == pytest.approx(1000)  # 2 x 10⁹ in 2 ms
     assert rows[0].samples == 3
+    assert (rows[0].worst_error, rows[0].worst_agreement) == (2e-7, 0.75)
     assert [row.contender for row in report.best_of_groups(rows)] == ["ours", "peer-throughput", "ours"]
-    table = report.format_rows(rows)
+    table = tables.format_rows(rows)
     assert "2.00x" in table
     assert "peer-latency" not in table
 
 
-def test_worst_error_is_of_the_worst_head():
+def test_speeds_are_relative_to_the_peers_of_the_same_format():
+    rows = report.make_rows(
+        [
+            measurement("ours", [0.002]),
+            measurement("ours", [0.001], dtype="int8"),
+            measurement("ours", [0.001], dtype="bfloat16"),
+            measurement("peer", [0.006]),
+            measurement("peer", [0.004], dtype="int8"),
+        ],
+        multiply_adds=1,
+    )
+    assert [row.relative_speed for row in rows] == pytest.approx([3.0, 4.0, None, 1.0, 1.0])
+    lines = [line for line in tables.format_rows(rows).splitlines() if line.startswith(("ours", "peer"))]
+    assert [line.split()[:2] for line in lines] == [
+        ["ours", "float32"], ["peer", "float32"], ["ours", "bfloat16"], ["ours", "int8"], ["peer", "int8"],
+    ]  # fmt: skip
+
+
+def test_head_errors():
     reference = {"a": np.array([[3.0, 4.0]]), "b": np.array([[1.0]])}
-    outputs = {"a": np.array([[3.0, 4.5], [9.0, 9.0]]), "b": np.array([[1.0], [9.0]])}
-    assert report.worst_error(outputs, reference) == pytest.approx(0.1)
-    assert report.worst_error({"a": outputs["a"]}, reference) == float("inf")  # left a head out
-    assert report.worst_error({**outputs, "b": np.array([[np.nan]])}, reference) == float("inf")
-    assert report.worst_error({**outputs, "b": np.array([[1.0, 0.0]])}, reference) == float("inf")
+    outputs = {"a": np.array([[3.0, 4.5]]), "b": np.array([[1.0]])}
+    assert report.head_errors(outputs, reference) == pytest.approx({"a": 0.1, "b": 0.0})
+    infinite = pytest.approx({"a": 0.1, "b": float("inf")})
+    assert report.head_errors({"a": outputs["a"]}, reference) == infinite  # left a head out
+    assert report.head_errors({**outputs, "b": np.array([[np.nan]])}, reference) == infinite
+    assert report.head_errors({**outputs, "b": np.array([[1.0, 0.0]])}, reference) == infinite
+    assert report.head_errors({**outputs, "b": np.array([[1.0], [1.0]])}, reference) == infinite
+
+
+def test_agreements():
+    reference = {"embedding": np.eye(4), "a": np.array([[3.0, 4.0], [1.0, 0.0], [2.0, 1.0], [0.0, 1.0]])}
+    outputs = {"embedding": -np.eye(4), "a": np.array([[0.0, 1.0], [0.0, 1.0], [5.0, 4.0], [0.0, 2.0]])}
+    assert report.agreements(outputs, reference) == {"a": 0.75}
 
 
 def test_the_first_call_of_a_turn_is_not_counted():
     calls = []
-    prepared = Prepared(lambda: calls.append(1), dict, images=2, settings="")
-    assert len(time_calls(prepared, seconds=0.0)) == 1
+    assert len(time_calls(lambda: calls.append(1), images=2, seconds=0.0)) == 1
     assert len(calls) == 2
+
+
+def test_cost_per_million():
+    measured = [measurement("ours", [0.0036], threads=2), measurement("peer", [0.0072], threads=2)]
+    rows = report.make_rows(measured, multiply_adds=1, price_per_core_hour=0.05)
+    assert [row.cost_per_million for row in rows] == pytest.approx([0.1, 0.2])  # 2 cores for an hour, for two
+    assert "0.100" in tables.format_rows(rows)
+    assert [row.cost_per_million for row in report.make_rows(measured, multiply_adds=1)] == [None, None]
+
+
+def test_this_package_is_resident_on_our_account():
+    memory = {"bare": 10, "before": 30, "loaded": 50, "ran": 70}
+    assert tables.own_bytes({"group": "faceattr_fast-uint8", **memory}, "ran") == 60
+    assert tables.own_bytes({"group": "torch", **memory}, "loaded") == 20
+
+
+def test_a_profile_is_the_median_of_its_runs():
+    runs = iter([[1.0, 5.0], [2.0, 4.0], [9.0, 3.0]])
+    times = iter([0.0, 1.0, 2.0, 4.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.time, "perf_counter", lambda: next(times))
+        assert worker.median_profile(lambda: next(runs), seconds=3.0) == [2.0, 4.0]
+
+
+# peaks
+
+
+def test_peaks_are_plausible():
+    answer, turn = peaks.prepare({"threads": 2, "side": 128, "copy_bytes": 1 << 20})
+    assert answer["copy_bytes"] == 1 << 20
+    figures = turn({"seconds": 0.05})
+    assert all(0.01 < figures[name] < 1e5 for name in ("sgemm_gflops", "copy_gb_per_s"))
+    assert peaks.last_cache_bytes() >= 0
+    assert peaks.blas_name()
+
+
+def test_a_rate_is_the_best_of_its_calls(monkeypatch):
+    times = iter([0.0, *(0.0, 2.0, 2.0), *(2.0, 3.0, 3.0), *(3.0, 8.0, 8.0)])  # calls of 2, 1 and 5 s
+    with monkeypatch.context() as patch:
+        patch.setattr(peaks.time, "perf_counter", lambda: next(times))
+        assert peaks._rate(lambda: None, 3 * 10**9, seconds=4.5) == pytest.approx(3.0)
+
+
+# versions
+
+
+def git(folder, *arguments):
+    names = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+    return subprocess.run(
+        ["git", "-C", str(folder), *names, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_a_source_tree_knows_its_commit(tmp_path):
+    package = tmp_path / "python" / "faceattr_fast"
+    package.mkdir(parents=True)
+    assert source_version(package) == {"version": faf.__version__, "commit": None}  # not a source tree: installed
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "faceattr_fast"\nversion = "9.8.7"\n')
+    assert source_version(package) == {"version": "9.8.7", "commit": None}
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "pyproject.toml")
+    git(tmp_path, "commit", "-qm", "First")
+    commit = git(tmp_path, "rev-parse", "HEAD").strip()
+    git(tmp_path, "tag", "-a", "v9.8.7", "-m", "a tag does not hide the commit")
+    assert source_version(package) == {"version": "9.8.7", "commit": commit}
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "faceattr_fast"\nversion = "9.9"\n')
+    assert source_version(package) == {"version": "9.9", "commit": f"{commit}-dirty"}
+
+
+# traffic
+
+
+def test_phase_bytes():
+    integers = Integers((1.0, 1.0), 0)
+    tensors = {
+        "a": TensorShape(8, 8, 4), "b": TensorShape(4, 4, 2), "c": TensorShape(1, 1, 4), "d": TensorShape(1, 1, 3),
+        "q": TensorShape(4, 4, 2, integers), "r": TensorShape(4, 4, 2, integers),
+    }  # fmt: skip
+    three, one = np.zeros((2, 4, 3, 3)), np.zeros((2, 3, 1, 1))
+    conv = SegmentedConv("b", (Segment("a", three, 2), Segment("a", one, 2)), None, relu=True)
+    flat = SegmentedConv("b", (Segment("b", np.zeros((2, 2, 3, 3))),), None, False, "b", algorithm="winograd4x4")
+    narrow = Segment("q", np.zeros((2, 2, 3, 3), np.int8))
+    quantized = QuantizedConv("b", (narrow,), np.zeros(2), np.ones(2), False, residual="b", copy="r")
+    means, head = ShiftedMeans("c", "a", 1, 2, 0, 4), LinearHead("d", (("c", np.zeros((3, 4))),), np.zeros(3))
+    stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
+    plan = Plan(SPEC, tensors, (), {}, True)
+    # Inputs, weights, residual, result; of a 1x1 at stride 2 every fourth position is read.
+    assert phase_bytes(plan, conv, "float32") == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
+    assert phase_bytes(plan, flat, "bfloat16") == 2 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
+    assert phase_bytes(plan, quantized, "int8") == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * (4 * 4 * 2) + 4 * 4 * 2
+    assert phase_bytes(plan, means, "float32") == 4 * (4 * 4 * 4 + 4)
+    assert phase_bytes(plan, head, "float32") == 4 * (4 + 12 + 3)
+    assert phase_bytes(plan, stem, "float32") == 4 * (3 * 32 * 32 + 4 * 147 + 8 * 8 * 4)
+
+
+# crops
+
+
+def test_all_test_crops_go_through_the_timed_call(tmp_path):
+    test = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1)
+    np.save(tmp_path / "test-float32.npy", test)
+    pixels = test[:2].copy()
+    results = {}
+    prepared = Prepared(lambda: results.update(a=pixels.reshape(2, 1)), lambda: results, pixels, images=2, settings="")
+    outputs = worker.run_test_crops(prepared, inputs.Inputs(tmp_path))
+    np.testing.assert_array_equal(outputs["a"][:, 0], np.arange(5))
+    np.testing.assert_array_equal(pixels, test[:2])  # what is timed afterwards
+
+
+def test_synthetic_crops_look_like_photos():
+    crops = inputs.synthetic_crops(SPEC.pixels, [1], seed=3)
+    again = inputs.synthetic_crops(SPEC.pixels, [1], seed=3)
+    assert crops.describe() == again.describe() != inputs.synthetic_crops(SPEC.pixels, [1], seed=4).describe()
+    assert crops.test.shape == crops.calibration.shape == (64, 32, 32, 3)
+    assert 20 < crops.test.std() < 80
+    # In white noise, neighbours are as unlike as any two pixels.
+    neighbours = np.abs(np.diff(crops.test.astype(float), axis=2)).mean()
+    assert neighbours < 0.7 * np.abs(crops.test.astype(float) - crops.test[..., ::-1, :]).mean()
+
+
+def test_crops_from_files(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    array = np.random.default_rng(0).integers(0, 256, (130, 32, 32, 3), np.uint8)
+    np.save(tmp_path / "crops.npy", array)
+    crops = inputs.read_crops(tmp_path / "crops.npy", SPEC.pixels, [1], seed=0)
+    together = np.concatenate([crops.test, crops.calibration])
+    assert len(np.unique(together.reshape(128, -1), axis=0)) == 128  # none twice
+    assert {crop.tobytes() for crop in together} <= {crop.tobytes() for crop in array}
+    folder = tmp_path / "faces"
+    (folder / "deep").mkdir(parents=True)
+    for i, crop in enumerate(array[:128]):
+        image.fromarray(crop).save(folder / ("deep" if i % 2 else ".") / f"{i}.png")
+    crops = inputs.read_crops(folder, SPEC.pixels, [1], seed=0)
+    read = {crop.tobytes() for crop in np.concatenate([crops.test, crops.calibration])}
+    assert read == {crop.tobytes() for crop in array[:128]}
+    assert crops.describe()["source"] == "faces, seed 0"
+    with pytest.raises(ValueError, match="at least 364 crops, got 128"):
+        inputs.read_crops(folder, SPEC.pixels, [300], seed=0)
+    np.save(tmp_path / "float.npy", array.astype(np.float32))
+    with pytest.raises(ValueError, match="expected uint8"):
+        inputs.read_crops(tmp_path / "float.npy", SPEC.pixels, [1], seed=0)
 
 
 @pytest.mark.parametrize(
@@ -102,122 +271,12 @@ def test_the_first_call_of_a_turn_is_not_counted():
         ({"batches": ()}, "batches"),
         ({"threads": (1, 1)}, "threads"),
         ({"peers": ("abacus",)}, "abacus"),
+        ({"dtypes": ("float99",)}, "float99"),
+        ({"dtypes": ()}, "dtypes"),
+        ({"price_per_core_hour": 0.0}, "price_per_core_hour"),
         ({"seconds": float("nan")}, "seconds"),
     ],
 )
 def test_settings(options, message):
     with pytest.raises(ValueError, match=message):
         Settings(**options)
-
-
-# who is timed
-
-
-class FakeWorker:
-    """A contender in this process, right or wrong as ``behaviour`` says."""
-
-    behaviour: dict[str, str]
-    log: list[tuple[str, int]]
-
-    def __init__(self, contender, inputs, threads, batches):
-        self.name, self.inputs, self.batches = contender, inputs, batches
-
-    def start(self):
-        how = self.behaviour.get(self.name)
-        if how == "fails":
-            raise process.WorkerError("no licence")
-        fast = faf.FastForward.load(self.inputs.weights, threads=1)
-        for batch in self.batches:
-            outputs = dict(fast(self.inputs.float32(batch)))
-            if how == "wrong":
-                outputs["gender"] = outputs["gender"] * 1.001
-            if how == "lazy":
-                del outputs["embedding"]
-            np.savez(self.inputs.folder / f"{self.name}-batch{batch}.npz", **outputs)
-        return {"version": "1", "settings": {str(batch): "as it is" for batch in self.batches}}
-
-    def turn(self, batch, seconds):
-        if self.behaviour.get(self.name) == "dies":
-            raise process.WorkerError("its process ended with code -11")
-        self.log.append((self.name, batch))
-        return [0.002 if self.name == "faceattr_fast" else 0.004]
-
-    def cpu_seconds(self):
-        return 0.0
-
-    def stop(self):
-        pass
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.setattr(FakeWorker, "behaviour", {}, raising=False)
-    monkeypatch.setattr(FakeWorker, "log", [], raising=False)
-    monkeypatch.setattr(session, "Worker", FakeWorker)
-    monkeypatch.setattr(session, "installed", lambda names: "1")
-    monkeypatch.setattr(session, "_PAUSE_SECONDS", 0.0)
-    return FakeWorker
-
-
-def test_everyone_has_as_many_turns_in_changing_order(fake, weights):
-    settings = Settings(batches=(1, 2), peers=("torch",), seconds=2.0)
-    record = run_benchmark(weights, settings)
-    assert record["left_out"] == {}
-    names = ["faceattr_fast", "faceattr_fast-uint8", "torch"]
-    rounds = np.array(fake.log, object).reshape(settings.rounds, 2, 3, 2)
-    assert {tuple(sorted(turn[0] for turn in turns)) for batch in rounds for turns in batch} == {tuple(names)}
-    assert len({tuple(turn[0] for turn in turns) for batch in rounds for turns in batch}) > 1
-    speeds = {row["contender"]: row["relative_speed"] for row in record["rows"] if row["batch"] == 2}
-    assert speeds == pytest.approx({"faceattr_fast": 2.0, "faceattr_fast-uint8": 1.0, "torch": 1.0})
-    json.dumps(record)
-
-
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [("wrong", "wrong results"), ("lazy", "wrong results"), ("fails", "no licence"), ("dies", "code -11")],
-)
-def test_who_is_wrong_is_not_timed(fake, weights, how, reason):
-    fake.behaviour["torch"] = how
-    record = run_benchmark(weights, Settings(batches=(1,), peers=("torch",), seconds=0.1))
-    assert record["left_out"].keys() == {"torch"}
-    assert reason in record["left_out"]["torch"]
-    assert {row["contender"] for row in record["rows"]} == {"faceattr_fast", "faceattr_fast-uint8"}
-    assert all(row["relative_speed"] is None for row in record["rows"])
-
-
-def test_exit_codes(fake, weights, capsys, monkeypatch):
-    arguments = ["bench", "--weights", str(weights), "--batch", "1", "--seconds", "0.1"]
-    fake.behaviour["torch"] = "wrong"
-    assert main([*arguments, "--peers", "torch"]) == 1
-    assert "torch was left out: wrong results" in capsys.readouterr().err
-    # What is not installed matters only to those who asked for it.
-    monkeypatch.setattr(session, "installed", lambda names: None)
-    assert main(arguments) == 0
-    assert main([*arguments, "--peers", "torch"]) == 1
-
-
-# end to end
-
-
-def test_processes_are_timed(weights, tmp_path, capsys):
-    pytest.importorskip("torch")
-    path = tmp_path / "record.json"
-    arguments = ["--weights", str(weights), "--batch", "1,2", "--threads", "1", "--seconds", "0.1", "--json", str(path)]
-    assert main(["bench", *arguments, "--peers", "torch"]) == 0
-    assert "batch 2, 1 thread " in capsys.readouterr().out
-    record = json.loads(path.read_text())
-    assert record["machine"]["isa_used"]
-    assert {(m["contender"], m["batch"]) for m in record["measurements"]} == {
-        (name, batch) for name in ("faceattr_fast", "faceattr_fast-uint8", "torch") for batch in (1, 2)
-    }
-    for measured in record["measurements"]:
-        assert measured["worst_error"] < 1e-5
-        assert all(turn["seconds_per_image"] for turn in measured["turns"])
-
-
-def test_a_failing_worker_says_why(weights, tmp_path):
-    (tmp_path / "weights.safetensors").write_bytes(b"damaged")
-    worker = process.Worker("faceattr_fast", process.Inputs(tmp_path), threads=1, batches=[1])
-    with pytest.raises(process.WorkerError, match="damaged"):
-        worker.start()
-    worker.stop()

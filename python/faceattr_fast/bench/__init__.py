@@ -5,18 +5,28 @@ whatever else the machine does meets all of them alike. See benchmarks/README.md
 """
 
 from .contenders import CONTENDERS, PEERS, Contender
-from .report import Row, Summary, format_rows, relative_speeds, summarise
-from .session import Settings, run_benchmark
+from .inputs import Crops, read_crops, synthetic_crops
+from .report import DTYPES, Row, Summary, relative_speeds, rows_of, summarise
+from .session import run_benchmark
+from .settings import Settings
+from .tables import format_peaks, format_rows, format_starts
 
 __all__ = [
     "CONTENDERS",
+    "DTYPES",
     "PEERS",
     "Contender",
+    "Crops",
     "Row",
     "Settings",
     "Summary",
+    "format_peaks",
     "format_rows",
+    "format_starts",
+    "read_crops",
     "relative_speeds",
+    "rows_of",
     "run_benchmark",
     "summarise",
+    "synthetic_crops",
 ]

@@ -8,13 +8,17 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .inputs import Inputs
+from .quantised import UnsupportedError
 
-__all__ = ["Worker", "WorkerError", "machine_cpu_seconds"]
+__all__ = ["Worker", "WorkerError", "measured_turn"]
+
+# The thread pools of the contender before spin for some milliseconds after its last call.
+_PAUSE_SECONDS = 0.05
 
 # Compilers among the contenders take minutes on a busy machine.
 _START_SECONDS, _TURN_SECONDS = 900.0, 300.0
@@ -25,34 +29,39 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """One contender, waiting for its turns. Uses no CPU while it waits."""
+    """A process that waits for its turns and uses no CPU meanwhile.
 
-    def __init__(self, contender: str, inputs: Inputs, threads: int, batches: Sequence[int]) -> None:
-        self._job = {
-            "contender": contender, "folder": str(inputs.folder), "dtype": inputs.dtype,
-            "threads": threads, "batches": list(batches),
-        }  # fmt: skip
-        self._log = inputs.folder / f"{contender}-{threads}.log"
+    Args:
+        command: arguments of the Python interpreter.
+        job: its first message.
+        threads: of whatever it runs.
+        log: file for what it prints.
+        path: folders that it imports from; None: those of this process.
+    """
+
+    def __init__(
+        self, command: Sequence[str], job: Mapping[str, Any], threads: int, log: Path, path: Sequence[str] | None = None
+    ) -> None:
+        self._log = log
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the worker imports what this process would
-            "OMP_NUM_THREADS": str(threads),  # else OpenMP pools have a thread for each CPU
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path if path is None else path)),
+            "OMP_NUM_THREADS": str(threads),  # else the pools of OpenMP and OpenBLAS have a thread for each CPU
         }
-        with self._log.open("w") as log:
+        self._job = {**job, "threads": threads, "started": time.monotonic()}  # one clock for all processes
+        with self._log.open("w") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"{__package__}.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
+                [sys.executable, "-P", *command],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True, env=environment,
             )  # fmt: skip
 
     def start(self) -> dict[str, Any]:
-        """Prepare every batch size; its results are files when this returns."""
+        """Its answer to the job: everything is ready for turns."""
         return self._ask(self._job, _START_SECONDS)
 
-    def turn(self, batch: int, seconds: float) -> list[float]:
-        """Seconds per image of each call."""
-        answer = self._ask({"batch": batch, "seconds": seconds}, seconds + _TURN_SECONDS)
-        samples: list[float] = answer["seconds_per_image"]
-        return samples
+    def turn(self, **question: Any) -> dict[str, Any]:
+        """One turn, as the question describes it, and its answer."""
+        return self._ask(question, question.get("seconds", 0.0) + _TURN_SECONDS)
 
     def cpu_seconds(self) -> float:
         """CPU time used so far; 0 where the system does not say."""
@@ -91,6 +100,8 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         if "failed" in answer:
             raise WorkerError(answer["failed"])
+        if "unsupported" in answer:
+            raise UnsupportedError(answer["unsupported"])
         return answer
 
     def _death(self) -> str:
@@ -99,7 +110,27 @@ class Worker:
         return f"its process ended with code {code}" + (f": {lines[-1]}" if lines else "")
 
 
-def machine_cpu_seconds() -> float:
+def measured_turn(worker: Worker, waiting: Iterable[Worker], **question: Any) -> dict[str, Any]:
+    """A turn's answer, and how many CPUs were taken meanwhile: by workers that wait, which should be none, and by
+    programs that have nothing to do with this run."""
+    time.sleep(_PAUSE_SECONDS)
+    others = [other for other in waiting if other is not worker]
+
+    def used() -> tuple[float, float, float]:
+        idle = sum(other.cpu_seconds() for other in others)
+        return time.perf_counter(), idle, _machine_cpu_seconds() - idle - worker.cpu_seconds()
+
+    before = used()
+    answer = worker.turn(**question)
+    elapsed, idle, foreign = (after - start for after, start in zip(used(), before, strict=True))
+    return {
+        **answer,
+        "cpus_of_waiting": round(idle / elapsed, 3),
+        "cpus_of_others": round(max(0.0, foreign) / elapsed, 3),
+    }
+
+
+def _machine_cpu_seconds() -> float:
     """CPU time that the whole machine has used so far; 0 where the system does not say."""
     try:
         ticks = [int(text) for text in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]

@@ -8,18 +8,22 @@ from typing import Any
 
 import numpy as np
 
+DTYPES = ("float32", "bfloat16", "int8")
+
 __all__ = [
+    "DTYPES",
     "Row",
     "Summary",
+    "agreements",
     "best_of_groups",
-    "format_rows",
+    "head_errors",
     "make_rows",
     "relative_speeds",
+    "rows_of",
     "summarise",
-    "worst_error",
 ]
 
-_COPIED = ("contender", "group", "peer", "threads", "batch", "worst_error", "settings")
+_COPIED = ("contender", "group", "peer", "dtype", "threads", "batch", "settings")
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,19 @@ class Summary:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender at one batch size and number of threads.
+    """One contender at one dtype, batch size and number of threads.
 
-    ``relative_speed``: how many times as fast as the fastest peer (medians); None without peers.
+    ``relative_speed``: how many times as fast as the fastest peer of that dtype (medians); None without peers.
     ``gflops``: effective, 2 x the multiply-adds of the network as given, whatever is really executed.
+    ``worst_error``: of a head, against float64. ``worst_agreement``: the head whose class with the largest logit is
+    most often another than in float64, and how often it is the same; None without heads.
+    ``cost_per_million``: of so many images, the row's threads being cores that cost what the settings say.
     """
 
     contender: str
     group: str
     peer: bool
+    dtype: str
     threads: int
     batch: int
     seconds: Summary
@@ -49,8 +57,10 @@ class Row:
     images_per_second: float
     gflops: float
     worst_error: float
+    worst_agreement: float | None
     settings: str
     relative_speed: float | None = None
+    cost_per_million: float | None = None
 
 
 def summarise(samples: Sequence[float]) -> Summary:
@@ -62,19 +72,25 @@ def summarise(samples: Sequence[float]) -> Summary:
     return Summary(median, p10, p90)
 
 
-def worst_error(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> float:
-    """The largest ‖out − ref‖₂ / ‖ref‖₂ of a head, over the images of the reference; infinite where a head is missing.
+def head_errors(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """By head ‖out − ref‖₂ / ‖ref‖₂ over all images; infinite for a head that is missing, misshapen or not a number.
 
     A contender that leaves out a head does less work than the others.
     """
-    worst = 0.0
+    errors = {}
     for name, expected in reference.items():
-        if name not in outputs or outputs[name].shape[1:] != expected.shape[1:] or len(outputs[name]) < len(expected):
-            return float("inf")
-        difference = outputs[name][: len(expected)].astype(np.float64) - expected
-        error = float(np.linalg.norm(difference) / max(np.linalg.norm(expected), np.finfo(np.float64).tiny))
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
+        errors[name] = float("inf")
+        if name in outputs and outputs[name].shape == expected.shape:
+            difference = np.linalg.norm(outputs[name].astype(np.float64) - expected)
+            error = float(difference / max(np.linalg.norm(expected), np.finfo(np.float64).tiny))
+            errors[name] = error if error == error else float("inf")
+    return errors
+
+
+def agreements(outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """By head, the share of images whose largest logit is that of the reference; the embedding has no classes."""
+    heads = [name for name in reference if name != "embedding"]
+    return {name: float((outputs[name].argmax(1) == reference[name].argmax(1)).mean()) for name in heads}
 
 
 def relative_speeds(medians: Mapping[str, float], peers: Iterable[str]) -> dict[str, float]:
@@ -89,20 +105,26 @@ def relative_speeds(medians: Mapping[str, float], peers: Iterable[str]) -> dict[
 
 
 def best_of_groups(rows: Iterable[Row]) -> list[Row]:
-    """Per group, threads and batch the row of the lowest median, in the order of first appearance."""
-    best: dict[tuple[int, int, str], Row] = {}
+    """Per group, dtype, threads and batch the row of the lowest median, in the order of first appearance."""
+    best: dict[tuple[int, int, str, str], Row] = {}
     for row in rows:
-        key = (row.threads, row.batch, row.group)
+        key = (row.threads, row.batch, row.dtype, row.group)
         if key not in best or row.seconds.median < best[key].seconds.median:
             best[key] = row
     return list(best.values())
 
 
-def make_rows(measurements: Iterable[Mapping[str, Any]], multiply_adds: int) -> list[Row]:
-    """Rows of a record's ``measurements``, with speeds relative to the fastest peer of the same threads and batch."""
-    rows = [_row(measurement, multiply_adds) for measurement in measurements]
+def make_rows(
+    measurements: Iterable[Mapping[str, Any]], multiply_adds: int, price_per_core_hour: float | None = None
+) -> list[Row]:
+    """Rows of a record's ``measurements``; speeds are relative to the fastest peer of that dtype, threads and batch."""
+
+    def setting(row: Row) -> tuple[str, int, int]:
+        return row.dtype, row.threads, row.batch
+
+    rows = [_row(measurement, multiply_adds, price_per_core_hour) for measurement in measurements]
     for i, row in enumerate(rows):
-        same = {r.contender: r for r in rows if (r.threads, r.batch) == (row.threads, row.batch)}
+        same = {r.contender: r for r in rows if setting(r) == setting(row)}
         speeds = relative_speeds(
             {name: r.seconds.median for name, r in same.items()}, [name for name, r in same.items() if r.peer]
         )
@@ -111,39 +133,26 @@ def make_rows(measurements: Iterable[Mapping[str, Any]], multiply_adds: int) -> 
     return rows
 
 
-def _row(measurement: Mapping[str, Any], multiply_adds: int) -> Row:
+def _row(measurement: Mapping[str, Any], multiply_adds: int, price_per_core_hour: float | None) -> Row:
     samples = [s for turn in measurement["turns"] for s in turn["seconds_per_image"]]
     seconds = summarise(samples)
+    core_hours = seconds.median * 1e6 / 3600 * measurement["threads"]
     return Row(
         seconds=seconds,
         samples=len(samples),
         images_per_second=1 / seconds.median,
         gflops=2 * multiply_adds / seconds.median / 1e9,
+        worst_error=max(measurement["errors"].values()),
+        worst_agreement=min(measurement["agreement"].values(), default=None),
+        cost_per_million=None if price_per_core_hour is None else price_per_core_hour * core_hours,
         **{name: measurement[name] for name in _COPIED},
     )
 
 
-def format_rows(rows: Sequence[Row]) -> str:
-    """A table per number of threads and batch size; one line per group, its best setting."""
-    lines: list[str] = []
-    shown = best_of_groups(rows)
-    for threads, batch in dict.fromkeys((row.threads, row.batch) for row in shown):
-        if lines:
-            lines.append("")
-        title = f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
-        lines.append(
-            f"{title:24} {'ms/image':>9} {'p10 - p90':>17} {'img/s':>8} {'GFLOP/s':>8} {'speed':>6} {'error':>8}"
-            "  settings"
-        )
-        for row in shown:
-            if (row.threads, row.batch) != (threads, batch):
-                continue
-            spread = f"{row.seconds.p10 * 1e3:.3f} - {row.seconds.p90 * 1e3:.3f}"
-            speed = "" if row.relative_speed is None else f"{row.relative_speed:.2f}x"
-            lines.append(
-                f"{row.group:24} {row.seconds.median * 1e3:9.3f} {spread:>17} {row.images_per_second:8.1f}"
-                f" {row.gflops:8.1f} {speed:>6} {row.worst_error:8.1e}  {row.settings}"
-            )
-    if any(row.relative_speed is not None for row in shown):
-        lines += ["", "speed: times the fastest peer's, medians; GFLOP/s: effective, on the network as given"]
-    return "\n".join(lines)
+def rows_of(record: Mapping[str, Any]) -> list[Row]:
+    """The rows of a record, also of one in format 1, which knew float32 only and no agreement."""
+    rows = []
+    for row in record["rows"]:
+        older = {"dtype": record["settings"]["dtype"], "worst_agreement": None} if record["format"] == 1 else {}
+        rows.append(Row(**{**older, **row, "seconds": Summary(**row["seconds"])}))
+    return rows

@@ -1,76 +1,91 @@
-"""One contender in a process of its own: ``python -m faceattr_fast.bench.worker``, driven over its pipes.
-
-Each message is one line of JSON. First comes the job, answered by ``ready`` or ``failed``; then turns, answered by the
-seconds per image of every timed call. The end of standard input ends the process.
-"""
+"""One contender in a process of its own, which :mod:`.start` starts; driven over its pipes."""
 
 from __future__ import annotations
 
-import gc
-import json
-import os
-import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
-from .contenders import CONTENDERS, Prepared
-from .inputs import Inputs
+from .contenders import CONTENDERS
+from .inputs import Inputs, chunks_of
+from .prepared import Prepared
+from .quantised import UnsupportedError
+from .source import source_version
+from .start import resident_bytes
+from .timing import Message, Turn, serve, time_calls
 
 
-def main() -> None:
-    # Runtimes print. The pipe is ours alone: it moves to another descriptor, and prints go to standard error.
-    pipe = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def main(bare_bytes: int) -> None:
+    """Serve one contender.
 
-    def answer(message: dict[str, Any]) -> None:
-        print(json.dumps(message), file=pipe, flush=True)
-
-    job = json.loads(sys.stdin.readline())
-    try:
-        prepared = {batch: _prepare(job, batch) for batch in job["batches"]}
-    except Exception as error:  # any runtime, any failure: this contender's alone
-        answer({"failed": f"{type(error).__name__}: {error}"})
-        return
-    settings = {batch: ready.settings for batch, ready in prepared.items()}
-    answer({"ready": True, "version": _version(CONTENDERS[job["contender"]].packages[0]), "settings": settings})
-    for line in sys.stdin:
-        turn = json.loads(line)
-        answer({"seconds_per_image": time_calls(prepared[turn["batch"]], turn["seconds"])})
+    Args:
+        bare_bytes: resident before this package was loaded.
+    """
+    before = resident_bytes()
+    serve(lambda job: prepare(job, {"bare": bare_bytes, "before": before}), (UnsupportedError,))
 
 
-def time_calls(prepared: Prepared, seconds: float) -> list[float]:
-    """Seconds per image of each call until ``seconds`` are over, one call at least; the first one is not counted."""
-    prepared.call()  # wakes threads and brings weights back into the caches
-    samples: list[float] = []
-    gc.collect()
-    gc.disable()
+def prepare(job: Message, resident: dict[str, int]) -> tuple[Message, Turn]:
+    """Every batch size, ready and warm; the results lie where the parent checks them.
+
+    ``start`` of the answer is about the first batch size, for which everything is loaded: seconds from the start of the
+    process to the first result, and resident bytes, of which the ``bare`` ones are everyone's.
+    """
+    contender, inputs = CONTENDERS[job["contender"]], Inputs(Path(job["folder"]))
+    prepared: dict[int, Prepared] = {}
+    start: Message = {}
+    for batch in job["batches"]:
+        ready = prepared[batch] = contender.prepare(inputs, job["dtype"], job["threads"], batch)
+        loaded = resident_bytes()
+        ready.call()
+        seconds = time.monotonic() - job["started"]
+        ready.call()
+        if not start:
+            start = {"batch": batch, "seconds": seconds, **resident, "loaded": loaded, "ran": resident_bytes()}
+        outputs: dict[str, Any] = run_test_crops(ready, inputs)
+        np.savez(inputs.folder / f"{job['name']}-batch{batch}.npz", **outputs)
+    first = prepared[job["batches"][0]]
+
+    def turn(question: Message) -> Message:
+        if "profile" in question:
+            assert first.profile
+            return {"phase_seconds": median_profile(first.profile, question["profile"])}
+        ready = prepared[question["batch"]]
+        return {"seconds_per_image": time_calls(ready.call, ready.images, question["seconds"])}
+
+    runtime = contender.packages[0]
+    answer = {
+        "version": source_version()["version"] if runtime == "faceattr_fast" else version(runtime),
+        "settings": {batch: ready.settings for batch, ready in prepared.items()},
+        "start": start,
+        "plan": first.plan,
+    }
+    return answer, turn
+
+
+def median_profile(profile: Callable[[], list[float]], seconds: float) -> list[float]:
+    """By phase the median of all runs in ``seconds``, of one at least."""
+    runs: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while not samples or time.perf_counter() < end:
-        started = time.perf_counter()
+    while not runs or time.perf_counter() < end:
+        runs.append(profile())
+    medians: list[float] = np.median(runs, axis=0).tolist()
+    return medians
+
+
+def run_test_crops(prepared: Prepared, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Results by head for all test crops, by the very call that is timed."""
+    test = inputs.test(prepared.pixels.dtype.name)
+    first = prepared.pixels.copy()
+    parts: dict[str, list[np.ndarray]] = {}
+    for chunk in chunks_of(test, len(first)):
+        prepared.pixels[:] = chunk
         prepared.call()
-        samples.append((time.perf_counter() - started) / prepared.images)
-    gc.enable()
-    return samples
-
-
-def _prepare(job: dict[str, Any], batch: int) -> Prepared:
-    """Ready and warm; its results lie where the parent checks them."""
-    prepared = CONTENDERS[job["contender"]].prepare(Inputs(Path(job["folder"]), job["dtype"]), job["threads"], batch)
-    for _ in range(2):
-        prepared.call()
-    outputs = {name: np.asarray(value) for name, value in prepared.outputs().items()}
-    np.savez(Path(job["folder"], f"{job['contender']}-batch{batch}.npz"), **outputs)  # type: ignore[arg-type]
-    return prepared
-
-
-def _version(distribution: str) -> str:
-    return __version__ if distribution == "faceattr_fast" else version(distribution)
-
-
-if __name__ == "__main__":
-    main()
+        for name, value in prepared.outputs().items():
+            parts.setdefault(name, []).append(np.array(value))
+    prepared.pixels[:] = first
+    return {name: np.concatenate(chunks)[: len(test)] for name, chunks in parts.items()}

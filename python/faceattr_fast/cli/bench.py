@@ -22,7 +22,13 @@ _QUIET = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_counts, default=(1, 32), metavar="N,N", help="batch sizes (default: 1,32)")
     parser.add_argument("--threads", type=_counts, metavar="N,N", help="default: the CPUs that this process may use")
-    parser.add_argument("--dtype", default="float32", help="of faceattr_fast; peers run float32 (default: float32)")
+    parser.add_argument(
+        "--dtype",
+        type=names,
+        default=("float32",),
+        metavar="A,B",
+        help="float32, bfloat16, int8; each for everyone who has it here (default: float32)",
+    )
     parser.add_argument(
         "--peers",
         type=names,
@@ -30,35 +36,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="among onnxruntime, openvino, torch, torch-compile; none (default: the first three, where installed)",
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="timed per contender and setting (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pixels and of the order of turns (default: 0)")
+    parser.add_argument(
+        "--crops",
+        type=Path,
+        metavar="PATH",
+        help="face crops to measure errors on and calibrate int8 with: a folder of pictures or a uint8 .npy file"
+        " (default: synthetic ones)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the crops and of the order of turns (default: 0)")
+    parser.add_argument(
+        "--price-per-core-hour", type=float, metavar="X", help="of a CPU core; adds the cost of a million images"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record with every sample")
     add_weights_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..bench import Row, Settings, Summary, format_rows, run_benchmark
+    from ..bench import Settings, format_peaks, format_rows, format_starts, read_crops, rows_of, run_benchmark
     from ..forward import FastForward
+    from ..photo.image import ImageError
     from ..threads import thread_count
 
     weights = weights_path(arguments)
     peers = _DEFAULT_PEERS if arguments.peers is None else tuple(name for name in arguments.peers if name != "none")
     if arguments.json and not arguments.json.absolute().parent.is_dir():  # known now, not after the run
         raise UsageError(f"no such folder: {arguments.json.parent}")
-    with usage_errors():
+    with usage_errors(ImageError):
         threads = arguments.threads or (thread_count(None),)
-        settings = Settings(arguments.batch, threads, arguments.dtype, peers, arguments.seconds, arguments.seed)
-        FastForward.load(weights, dtype=arguments.dtype)  # a wrong file or format is known now, too
+        settings = Settings(arguments.batch, threads, tuple(arguments.dtype), peers, arguments.seconds, arguments.seed)
+        pixels = FastForward.load(weights).spec.pixels  # a wrong file is known now, too
+        crops = arguments.crops and read_crops(arguments.crops, pixels, settings.batches, settings.seed)
     with Progress(settings.rounds * len(threads), "rounds") as progress:
-        record = run_benchmark(weights, settings, progress.show)
-    rows = [Row(**{**row, "seconds": Summary(**row["seconds"])}) for row in record["rows"]]
-    print(f"{_headline(record)}\n\n{format_rows(rows)}")
+        record = run_benchmark(weights, settings, crops, progress.show)
+    parts = (_headline(record), format_peaks(record), format_rows(rows_of(record)), format_starts(record))
+    print("\n\n".join(parts))
     _warn(record)
     if arguments.json:
         with open_output(arguments.json) as file:
             json.dump(record, file, indent=1)
-    unasked = arguments.peers is None  # that a peer is not installed is an error only where it was asked for
-    failed = [name for name, why in record["left_out"].items() if not (unasked and "not installed" in why)]
-    return 1 if failed else 0
+    # Not to be there is an error only of those who were asked for, and who are there in no format at all.
+    asked = {"faceattr_fast", *(peers if arguments.peers is not None else ())}
+    return 1 if record["left_out"] or asked - {row["group"] for row in record["rows"]} else 0
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -77,8 +95,9 @@ def _headline(record: dict[str, Any]) -> str:
 
 
 def _warn(record: dict[str, Any]) -> None:
-    for name, why in record["left_out"].items():
-        print(f"faceattr bench: {name} was left out: {why}", file=sys.stderr)
+    for how, key in (("was left out", "left_out"), ("is skipped", "skipped")):
+        for name, why in record[key].items():
+            print(f"faceattr bench: {name} {how}: {why}", file=sys.stderr)
     turns = [turn for measured in record["measurements"] for turn in measured["turns"]]
     for who, key in (("other programs", "cpus_of_others"), ("contenders that were not being timed", "cpus_of_waiting")):
         load = statistics.median([turn[key] for turn in turns] or [0.0])
