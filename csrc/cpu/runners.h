@@ -18,7 +18,8 @@ struct Pixels {
   const float* f32 = nullptr;
 };
 
-// Where the phases of one image read and write.
+// Where the phases of one image read and write. Of a group, the first image's: the arenas of the others follow at the
+// slots of the memory plan, their vectors at the pitch of a row.
 struct ImageMemory {
   float* arena = nullptr;    // maps
   float* scratch = nullptr;  // this thread's own
@@ -94,9 +95,10 @@ class WinogradRunner {
  public:
   // `workspace`: offset of workspace_floats() in the arena.
   WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
-  void run(const ImageMemory& memory, const Team& team) const;
+  // A group of images: a panel's weights are loaded once for all of them.
+  void run(const ImageMemory& memory, int images, const Team& team) const;
   const char* kernel() const { return winograd_->name; }
-  std::size_t scratch_floats() const;
+  std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + direct_.packed_floats(); }
 
  private:
@@ -105,10 +107,13 @@ class WinogradRunner {
     int channels;
   };
 
+  ImageMemory of_image(const ImageMemory& group, int image) const;
   void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile, float* transformed,
                        std::int64_t pitch) const;
-  void run_group(const ImageMemory& memory, int group, int row_begin, int row_end, const float* transformed,
-                 std::int64_t pitch, float* products) const;
+  void run_whole_maps(const ImageMemory& memory, int images, const Team& team) const;
+  void run_strips(const ImageMemory& memory, const Team& team) const;
+  void run_panels(const ImageMemory& memory, int images, int group, int row_begin, int row_end,
+                  const float* transformed, std::int64_t pitch, float* products) const;
 
   const SegmentedConvKernel* gemm_;
   const WinogradKernel* winograd_;
@@ -119,11 +124,11 @@ class WinogradRunner {
   TensorShape shape_;
   MapPlacement dst_, residual_;
   bool has_residual_, relu_;
-  std::size_t workspace_;
-  int channels_;         // of all sources
-  int rows_, columns_;   // of tiles
-  int panels_, groups_;  // of output channels; a group is kGroupPanels panels
-  bool whole_map_;       // the transformed input of the whole map is kept in the arena, else strip by strip
+  std::size_t workspace_, slot_;  // floats: the transformed input's offset, from one image's arena to the next
+  int channels_;                  // of all sources
+  int rows_, columns_;            // of tiles
+  int panels_, groups_;           // of output channels; a group of panels is what one thread takes at a time
+  bool whole_map_;                // the transformed input of the whole map is kept in the arena, else strip by strip
 };
 
 class MeansRunner {
