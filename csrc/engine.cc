@@ -30,20 +30,23 @@ void watch_forks() {
 
 }  // namespace
 
-// Memory of one call: an arena and scratch per thread, one row of vectors per image of a chunk.
+// Memory of one call: arenas of a group of images and scratch per thread, one row of vectors per image of a chunk.
 struct Engine::Workspace {
   Workspace(const cpu::Executor& executor, int threads, std::int64_t images)
-      : vectors(executor.vector_floats() * images), non_finite(new std::atomic<bool>[images]), images(images) {
+      : vectors(executor.vector_floats() * images),
+        non_finite(new std::atomic<bool>[images]),
+        images(images),
+        group(std::min<std::int64_t>(executor.group_images(), (images + threads - 1) / threads)) {
     for (int t = 0; t < threads; ++t) {
-      arenas.emplace_back(executor.arena_floats());
-      scratch.emplace_back(executor.scratch_floats());
+      arenas.emplace_back(executor.arena_floats(static_cast<int>(group)));
+      scratch.emplace_back(executor.scratch_floats(static_cast<int>(group)));
     }
   }
 
   std::vector<AlignedBuffer> arenas, scratch;
   AlignedBuffer vectors;
   std::unique_ptr<std::atomic<bool>[]> non_finite;
-  std::int64_t images;
+  std::int64_t images, group;  // at most
 };
 
 // What belongs to one process: its threads and its idle workspaces.
@@ -128,25 +131,24 @@ void Engine::run_chunk(const cpu::Pixels& pixels, std::int64_t first, std::int64
   std::atomic<std::int64_t> next{0};
 
   const auto work = [&](const Team& team) {
-    const auto run_image = [&](std::int64_t i, const Team& by) {
+    const auto run_images = [&](std::int64_t i, std::int64_t count, const Team& by) {
       // A team of one has its own arena; a larger team shares the first.
       const int arena = by.size == 1 ? team.rank : 0;
       const cpu::ImageMemory memory = {workspace.arenas[arena].data(), workspace.scratch[team.rank].data(),
                                        workspace.vectors.data() + i * pitch};
-      if (!executor_.run_image(pixels, first + i, memory, outputs, by, seconds)) {
-        workspace.non_finite[i].store(true, std::memory_order_relaxed);
-      }
+      executor_.run_images(pixels, first + i, static_cast<int>(count), memory, outputs, &workspace.non_finite[i], by,
+                           seconds);
     };
-    // As many images as there are whole rounds of threads go one to a thread, without barriers; the rest is shared.
-    const std::int64_t alone = seconds != nullptr ? 0 : images / team.size * team.size;
-    const Team self = {0, 1, nullptr};
-    if (team.size == 1) {
-      for (std::int64_t i = 0; i < images; ++i) run_image(i, self);
-    } else {
-      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < alone;) run_image(i, self);
-      team.sync();
-      for (std::int64_t i = alone; i < images; ++i) run_image(i, team);
+    // As many images as there are whole rounds of threads are run by one thread each, without barriers, in groups of
+    // nearly equal size; the rest is shared, image by image.
+    const std::int64_t each = seconds != nullptr ? 0 : images / team.size;
+    const std::int64_t rounds = (each + workspace.group - 1) / workspace.group;
+    for (std::int64_t g; (g = next.fetch_add(1, std::memory_order_relaxed)) < rounds * team.size;) {
+      const std::int64_t begin = each * (g / team.size) / rounds, end = each * (g / team.size + 1) / rounds;
+      run_images(begin * team.size + g % team.size * (end - begin), end - begin, Team{});
     }
+    team.sync();
+    for (std::int64_t i = each * team.size; i < images; ++i) run_images(i, 1, team);
     executor_.run_heads(workspace.vectors.data(), images, team, seconds);
     const Team::Range share = team.share(images);
     for (std::int64_t i = share.begin; i < share.end; ++i) {

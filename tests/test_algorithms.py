@@ -105,13 +105,17 @@ def test_winograd_against_float64(spec, seed, images, rewrite):
         assert np.linalg.norm(got - value) <= 4e-6 * (np.linalg.norm(value) + 0.2 * value.size**0.5)
 
 
-def test_threads_and_batch_keep_the_bits():
+def test_threads_batch_and_groups_keep_the_bits():
     spec = replace(PAPER, pixels=PixelSpec(size=120))  # 30x30: edge tiles, strip by strip
     net = random_net(spec, 1)
-    x = np.random.default_rng(1).standard_normal((5, 3, 120, 120)).astype(np.float32)
-    expected = FastForward.from_module(net, threads=1)(x)
-    for threads in (2, 3):
+    x = np.random.default_rng(1).standard_normal((19, 3, 120, 120)).astype(np.float32)
+    one = FastForward.from_module(net, threads=1)
+    assert one.describe().first_grouped == "x3"
+    assert one.describe().group_images == 8
+    expected = [one(image[None]) for image in x]
+    for threads in (1, 2, 3):
         fast = FastForward.from_module(net, threads=threads)
-        for images in (1, 2, 5):
+        for images in (1, 2, 5, 19):  # 19 images on two threads: groups of 4, 4, 5, 5, and one by both
             for name, value in fast(x[:images]).items():
-                assert np.array_equal(value, expected[name][:images]), (threads, images, name)
+                wanted = np.concatenate([outputs[name] for outputs in expected[:images]])
+                assert np.array_equal(value, wanted), (threads, images, name)

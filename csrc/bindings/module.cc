@@ -244,12 +244,19 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("pixels"), py::arg("outputs"), "Seconds of each phase, summed over the images.")
       .def_property_readonly("kernels", [](const BoundEngine& self) { return self.engine.executor().kernels(); })
+      .def_property_readonly(
+          "first_grouped", [](const BoundEngine& self) { return self.engine.executor().first_grouped(); },
+          "Index of the first phase that a batch runs layer by layer over a group of images; past the last: none.")
+      .def_property_readonly(
+          "group_images", [](const BoundEngine& self) { return self.engine.executor().group_images(); },
+          "Images of such a group, at most.")
       .def_property_readonly("threads", [](const BoundEngine& self) { return self.engine.threads(); })
       .def_property_readonly(
           "isa", [](const BoundEngine& self) { return faceattr::cpu::describe_features(self.engine.features()); })
       .def_property_readonly(
           "weight_bytes",
           [](const BoundEngine& self) { return self.engine.executor().packed_floats() * sizeof(float); })
-      .def_property_readonly(
-          "arena_bytes", [](const BoundEngine& self) { return self.engine.executor().arena_floats() * sizeof(float); });
+      .def_property_readonly("arena_bytes", [](const BoundEngine& self) {
+        return self.engine.executor().arena_floats(1) * sizeof(float);
+      });
 }

@@ -10,6 +10,9 @@
 namespace faceattr::cpu {
 namespace {
 
+// Weights of a grouped phase are loaded once per group: with eight images an eighth of the bytes, and what is left is
+// small beside the maps. More images would only take more of the outer cache, for their maps.
+constexpr int kGroupImages = 8;
 constexpr std::size_t kVectorAlign = 16;  // floats: a cache line, so that two threads' vectors never share one
 
 class Stopwatch {
@@ -62,8 +65,6 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else {
       add<LinearRunner>(std::get<LinearHeadPhase>(phase), layout);
     }
-    std::visit([&](const auto& r) { scratch_floats_ = std::max(scratch_floats_, r.scratch_floats()); },
-               runners_.back());
   }
   plan_.phases.clear();
 }
@@ -94,32 +95,65 @@ std::int64_t Executor::output_floats(const Output& output) const {
   return static_cast<std::int64_t>(shape.height) * shape.width * output.count;
 }
 
-bool Executor::run_image(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, float* const* outputs,
-                         const Team& team, double* seconds) const {
-  bool finite = true;
-  Stopwatch watch(seconds, team);
-  for (std::size_t p = 0; p < runners_.size(); ++p) {
-    if (const auto* stem = std::get_if<StemRunner>(&runners_[p])) {
-      finite &= stem->run(pixels, image, memory, team);
-    } else if (const auto* conv = std::get_if<ConvRunner>(&runners_[p])) {
-      conv->run(memory, team);
-    } else if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[p])) {
-      winograd->run(memory, team);
-    } else if (const auto* stem = std::get_if<NarrowStemRunner>(&runners_[p])) {
-      finite &= stem->run(pixels, image, memory, team);
-    } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runners_[p])) {
-      conv->run(memory, team);
-    } else if (const auto* means = std::get_if<MeansRunner>(&runners_[p])) {
-      means->run(memory, team);
-    } else {
-      continue;  // heads come later, for the whole batch
-    }
-    team.sync();
-    watch.lap(p);
+int Executor::group_images() const { return first_grouped() < phase_count() ? kGroupImages : 1; }
+
+std::size_t Executor::scratch_floats(int images) const {
+  std::size_t floats = 0;
+  for (int p = 0; p < phase_count(); ++p) {
+    const int together = p < first_grouped() ? 1 : images;
+    floats = std::max(floats, std::visit([&](const auto& r) { return r.scratch_floats(together); }, runners_[p]));
   }
-  copy_maps(memory, image, outputs, team);
-  team.sync();  // the next image reuses the arena
-  return finite;
+  return floats;
+}
+
+ImageMemory Executor::of_image(const ImageMemory& group, int image) const {
+  return {group.arena + image * memory_.slot_floats, group.scratch, group.vectors + image * vector_floats_};
+}
+
+void Executor::run_images(const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
+                          float* const* outputs, std::atomic<bool>* non_finite, const Team& team,
+                          double* seconds) const {
+  Stopwatch watch(seconds, team);
+  const auto run = [&](int phase_begin, int phase_end, int image, int count) {
+    for (int p = phase_begin; p < phase_end; ++p) {
+      if (!run_phase(runners_[p], pixels, first + image, count, of_image(memory, image), non_finite + image, team)) {
+        continue;
+      }
+      team.sync();
+      watch.lap(p);
+    }
+  };
+  for (int image = 0; image < images; ++image) run(0, first_grouped(), image, 1);
+  run(first_grouped(), phase_count(), 0, images);
+  for (int image = 0; image < images; ++image) copy_maps(of_image(memory, image), first + image, outputs, team);
+  team.sync();  // the next images reuse the arena
+}
+
+// Returns false for heads, which come later, for the whole batch.
+bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_t first, int images,
+                         const ImageMemory& memory, std::atomic<bool>* non_finite, const Team& team) const {
+  if (std::holds_alternative<LinearRunner>(runner)) return false;
+  if (const auto* winograd = std::get_if<WinogradRunner>(&runner)) {
+    winograd->run(memory, images, team);
+    return true;
+  }
+  for (int image = 0; image < images; ++image) {
+    const ImageMemory own = of_image(memory, image);
+    bool finite = true;
+    if (const auto* stem = std::get_if<StemRunner>(&runner)) {
+      finite = stem->run(pixels, first + image, own, team);
+    } else if (const auto* stem = std::get_if<NarrowStemRunner>(&runner)) {
+      finite = stem->run(pixels, first + image, own, team);
+    } else if (const auto* conv = std::get_if<ConvRunner>(&runner)) {
+      conv->run(own, team);
+    } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runner)) {
+      conv->run(own, team);
+    } else {
+      std::get<MeansRunner>(runner).run(own, team);
+    }
+    if (!finite) non_finite[image].store(true, std::memory_order_relaxed);
+  }
+  return true;
 }
 
 void Executor::run_heads(float* vectors, std::int64_t images, const Team& team, double* seconds) const {

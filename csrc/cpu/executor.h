@@ -1,7 +1,8 @@
-// Runs a plan on the CPU: the phases of an image by one team, the heads of a batch by all. Immutable after
+// Runs a plan on the CPU: the phases of a group of images by one team, the heads of a batch by all. Immutable after
 // construction; every call brings its own memory.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -19,9 +20,14 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  // Memory that a caller brings: per team, per thread, per image of a batch.
-  std::size_t arena_floats() const { return memory_.arena_floats; }
-  std::size_t scratch_floats() const { return scratch_floats_; }
+  // Images that a thread takes at a time where there are enough: phases from first_grouped() on run layer by layer over
+  // them. 1 where no phase gains from that.
+  int group_images() const;
+  int first_grouped() const { return memory_.first_grouped; }
+
+  // Memory that a caller brings: per team and per thread for groups of up to `images`, per image of a batch.
+  std::size_t arena_floats(int images) const { return memory_.arena_floats + (images - 1) * memory_.slot_floats; }
+  std::size_t scratch_floats(int images) const;
   std::size_t vector_floats() const { return vector_floats_; }
 
   std::size_t packed_floats() const;         // weights
@@ -30,10 +36,11 @@ class Executor {
   const std::vector<Output>& outputs() const { return plan_.outputs; }
   std::int64_t output_floats(const Output& output) const;  // per image
 
-  // Every phase up to the pooled vectors, and the outputs that are maps, into the image's place of the caller's arrays.
-  // Returns false if this member met a non-finite pixel. With `seconds`, member 0 adds the time of each phase.
-  bool run_image(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, float* const* outputs,
-                 const Team& team, double* seconds) const;
+  // Every phase up to the pooled vectors of `images` consecutive images, and the outputs that are maps, into their
+  // places of the caller's arrays. `memory`, `non_finite`: the first image's. non_finite[i] is set if this member met a
+  // non-finite pixel. With `seconds`, member 0 adds the time of each phase.
+  void run_images(const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
+                  float* const* outputs, std::atomic<bool>* non_finite, const Team& team, double* seconds) const;
 
   // The linear heads of `images` rows of vectors.
   void run_heads(float* vectors, std::int64_t images, const Team& team, double* seconds) const;
@@ -50,13 +57,16 @@ class Executor {
 
   template <class Runner, class... Arguments>
   void add(const Arguments&... arguments);
+  ImageMemory of_image(const ImageMemory& group, int image) const;
+  bool run_phase(const Runner& runner, const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
+                 std::atomic<bool>* non_finite, const Team& team) const;
   void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
 
   Plan plan_;  // its weights are dropped once packed
   std::vector<TensorKind> kinds_;
   MemoryPlan memory_;
   std::vector<std::size_t> vector_offsets_;  // by tensor
-  std::size_t vector_floats_ = 0, scratch_floats_ = 0;
+  std::size_t vector_floats_ = 0;
   std::vector<Runner> runners_;  // by phase
 };
 

@@ -228,7 +228,7 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
 }
 
 // The last run of the last row ends kRgb - 1 values before the strip does: its one more value is in the strip.
-std::size_t NarrowStemRunner::scratch_floats() const {
+std::size_t NarrowStemRunner::scratch_floats(int) const {
   const std::size_t values = strip_input_rows(kStripRows) * strip_pitch_ + std::int64_t{2} * (size_ / 2) * channels_;
   return (values + kNarrowPerFloat - 1) / kNarrowPerFloat;
 }

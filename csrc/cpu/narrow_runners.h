@@ -24,7 +24,7 @@ class NarrowStemRunner {
   // This member's rows. Returns false if it met a non-finite pixel.
   bool run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const;
   const char* kernel() const { return conv_->name; }
-  std::size_t scratch_floats() const;
+  std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + multiplier_.size(); }
 
  private:
@@ -49,7 +49,7 @@ class NarrowConvRunner {
   NarrowConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
   void run(const ImageMemory& memory, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
-  std::size_t scratch_floats() const { return 0; }
+  std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + multiplier_.size() + inverse_.size(); }
 
  private:

@@ -19,7 +19,8 @@ struct Pixels {
   const float* f32 = nullptr;
 };
 
-// Where the phases of one image read and write.
+// Where the phases of one image read and write. Of a group, the first image's: the arenas of the others follow at the
+// slots of the memory plan, their vectors at the pitch of a row.
 struct ImageMemory {
   float* arena = nullptr;    // maps
   float* scratch = nullptr;  // this thread's own
@@ -47,7 +48,7 @@ class StemRunner {
   // This member's rows. Returns false if it met a non-finite pixel.
   bool run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const;
   const char* kernel() const { return conv_->name; }
-  std::size_t scratch_floats() const;
+  std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:
@@ -72,7 +73,7 @@ class ConvRunner {
   // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
   void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
   const char* kernel() const { return kernel_->name; }
-  std::size_t scratch_floats() const { return 0; }
+  std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:
@@ -98,9 +99,10 @@ class WinogradRunner {
  public:
   // `workspace`: offset of workspace_floats() in the arena.
   WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
-  void run(const ImageMemory& memory, const Team& team) const;
+  // A group of images: a panel's weights are loaded once for all of them.
+  void run(const ImageMemory& memory, int images, const Team& team) const;
   const char* kernel() const { return winograd_->name; }
-  std::size_t scratch_floats() const;
+  std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + direct_.packed_floats(); }
 
  private:
@@ -109,10 +111,13 @@ class WinogradRunner {
     int channels;
   };
 
+  ImageMemory of_image(const ImageMemory& group, int image) const;
   void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile, float* transformed,
                        std::int64_t pitch) const;
-  void run_group(const ImageMemory& memory, int group, int row_begin, int row_end, const float* transformed,
-                 std::int64_t pitch, float* products) const;
+  void run_whole_maps(const ImageMemory& memory, int images, const Team& team) const;
+  void run_strips(const ImageMemory& memory, const Team& team) const;
+  void run_panels(const ImageMemory& memory, int images, int group, int row_begin, int row_end,
+                  const float* transformed, std::int64_t pitch, float* products) const;
 
   const SegmentedConvKernel* gemm_;
   const WinogradKernel* winograd_;
@@ -123,11 +128,11 @@ class WinogradRunner {
   TensorShape shape_;
   MapPlacement dst_, residual_;
   bool has_residual_, relu_;
-  std::size_t workspace_;
-  int channels_;         // of all sources
-  int rows_, columns_;   // of tiles
-  int panels_, groups_;  // of output channels; a group is kGroupPanels panels
-  bool whole_map_;       // the transformed input of the whole map is kept in the arena, else strip by strip
+  std::size_t workspace_, slot_;  // floats: the transformed input's offset, from one image's arena to the next
+  int channels_;                  // of all sources
+  int rows_, columns_;            // of tiles
+  int panels_, groups_;           // of output channels; a group of panels is what one thread takes at a time
+  bool whole_map_;                // the transformed input of the whole map is kept in the arena, else strip by strip
 };
 
 class MeansRunner {
@@ -135,7 +140,7 @@ class MeansRunner {
   MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout);
   void run(const ImageMemory& memory, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
-  std::size_t scratch_floats() const { return 0; }
+  std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return 0; }
 
  private:
@@ -152,7 +157,7 @@ class LinearRunner {
   // `vectors`: rows of `pitch` floats, one per image.
   void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
-  std::size_t scratch_floats() const { return 0; }
+  std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
 
  private:

@@ -37,7 +37,7 @@ StemRunner::StemRunner(const StemPhase& phase, const Layout& layout)
   segment_.run_length = kTaps * kRgb;
 }
 
-std::size_t StemRunner::scratch_floats() const {
+std::size_t StemRunner::scratch_floats(int) const {
   return strip_input_rows(kStripRows) * strip_pitch_ + static_cast<std::size_t>(2) * (size_ / 2) * channels_;
 }
 

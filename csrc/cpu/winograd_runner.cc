@@ -88,6 +88,7 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
       has_residual_(phase.direct.residual >= 0),
       relu_(phase.direct.relu),
       workspace_(workspace),
+      slot_(layout.memory.slot_floats),
       channels_(total_channels(phase)),
       rows_(tiles(shape_.height)),
       columns_(tiles(shape_.width)),
@@ -105,11 +106,14 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
   bias_ = pack_bias(has_direct_ ? std::vector<float>(shape_.channels, 0.0f) : phase.direct.bias, gemm_->panel);
 }
 
-std::size_t WinogradRunner::scratch_floats() const {
-  const int tile_count = (whole_map_ ? rows_ : kStripRows) * columns_;
+std::size_t WinogradRunner::scratch_floats(int images) const {
   const int group = group_panels(gemm_->panel) * gemm_->panel;
-  const std::size_t transformed = whole_map_ ? 0 : transformed_floats(tile_count, channels_);
-  return transformed + transformed_floats(tile_count, group);
+  if (whole_map_) return transformed_floats(images * rows_ * columns_, group);
+  return transformed_floats(kStripRows * columns_, channels_) + transformed_floats(kStripRows * columns_, group);
+}
+
+ImageMemory WinogradRunner::of_image(const ImageMemory& memory, int image) const {
+  return {memory.arena + image * slot_, memory.scratch, nullptr};
 }
 
 void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
@@ -133,16 +137,19 @@ void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, 
   }
 }
 
-void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_begin, int row_end,
-                               const float* transformed, std::int64_t pitch, float* products) const {
+// Positions of the matrix products are the tiles of all images: a row of them is an image.
+void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group, int row_begin, int row_end,
+                                const float* transformed, std::int64_t pitch, float* products) const {
   const int width = gemm_->panel, group_size = group_panels(width);
   const int panel_begin = group * group_size, panel_end = std::min(panel_begin + group_size, panels_);
   const int group_width = (panel_end - panel_begin) * width, first = panel_begin * width;
   const int tile_count = (row_end - row_begin) * columns_;
-  const std::int64_t product_pitch = static_cast<std::int64_t>(tile_count) * group_width + kSkew;
+  const std::int64_t image_pitch = static_cast<std::int64_t>(tile_count) * group_width;
+  const std::int64_t product_pitch = images * image_pitch + kSkew;
 
   const std::int64_t run = 0;
   ConvSegment segment;
+  segment.row_step = static_cast<std::int64_t>(slot_);
   segment.column_step = channels_;
   segment.runs = &run;
   segment.run_count = 1;
@@ -154,20 +161,18 @@ void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_beg
   args.k = channels_;
   args.out_channels = width;
   args.out_width = tile_count;
+  args.dst_row_pitch = image_pitch;
   args.dst_pixel_pitch = group_width;
   args.weights = weights_.data() + static_cast<std::int64_t>(kPoints) * first * channels_;
   for (int p = 0; p < kPoints; ++p) {
     args.base = transformed + p * pitch;
     for (int panel = 0; panel < panel_end - panel_begin; ++panel) {
       args.dst = products + p * product_pitch + panel * width;
-      gemm_->run(args, 0, tile_count, 0);
+      gemm_->run(args, 0, images * tile_count, 0);
       args.weights += static_cast<std::int64_t>(channels_) * width;
     }
   }
 
-  if (has_direct_) {
-    direct_.run_part(memory, row_begin * kTile, std::min(row_end * kTile, shape_.height), panel_begin, panel_end);
-  }
   WinogradOutputArgs out;
   out.point_pitch = product_pitch;
   out.channels = std::min(group_width, shape_.channels - first);
@@ -178,41 +183,58 @@ void WinogradRunner::run_group(const ImageMemory& memory, int group, int row_beg
   const MapPlacement& added = has_direct_ ? dst_ : residual_;
   out.residual_row_pitch = added.row_pitch;
   out.residual_pixel_pitch = added.pixel_pitch;
-  for (int tile = 0; tile < tile_count; ++tile) {
-    const int y = (row_begin + tile / columns_) * kTile, x = tile % columns_ * kTile;
-    out.src = products + static_cast<std::int64_t>(tile) * group_width;
-    out.dst = memory.arena + dst_.interior() + y * dst_.row_pitch + x * dst_.pixel_pitch + first;
-    if (has_direct_ || has_residual_) {
-      out.residual = memory.arena + added.interior() + y * added.row_pitch + x * added.pixel_pitch + first;
+  for (int image = 0; image < images; ++image) {
+    const ImageMemory own = of_image(memory, image);
+    if (has_direct_) {
+      direct_.run_part(own, row_begin * kTile, std::min(row_end * kTile, shape_.height), panel_begin, panel_end);
     }
-    out.rows = std::min(kTile, shape_.height - y);
-    out.columns = std::min(kTile, shape_.width - x);
-    winograd_->output(out);
+    for (int tile = 0; tile < tile_count; ++tile) {
+      const int y = (row_begin + tile / columns_) * kTile, x = tile % columns_ * kTile;
+      out.src = products + image * image_pitch + static_cast<std::int64_t>(tile) * group_width;
+      out.dst = own.arena + dst_.interior() + y * dst_.row_pitch + x * dst_.pixel_pitch + first;
+      if (has_direct_ || has_residual_) {
+        out.residual = own.arena + added.interior() + y * added.row_pitch + x * added.pixel_pitch + first;
+      }
+      out.rows = std::min(kTile, shape_.height - y);
+      out.columns = std::min(kTile, shape_.width - x);
+      winograd_->output(out);
+    }
   }
 }
 
-void WinogradRunner::run(const ImageMemory& memory, const Team& team) const {
-  clear_border(dst_, shape_, memory.arena, team);
-  if (whole_map_) {
-    float* transformed = memory.arena + workspace_;
-    const std::int64_t pitch = static_cast<std::int64_t>(rows_) * columns_ * channels_ + kSkew;
-    const Team::Range tile_share = team.share(static_cast<std::int64_t>(rows_) * columns_);
-    transform_input(memory, static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end), 0, transformed,
-                    pitch);
-    team.sync();
-    const Team::Range group_share = team.share(groups_);
-    for (std::int64_t g = group_share.begin; g < group_share.end; ++g) {
-      run_group(memory, static_cast<int>(g), 0, rows_, transformed, pitch, memory.scratch);
-    }
-    return;
+void WinogradRunner::run(const ImageMemory& memory, int images, const Team& team) const {
+  for (int image = 0; image < images; ++image) {
+    const ImageMemory own = of_image(memory, image);
+    clear_border(dst_, shape_, own.arena, team);
+    if (!whole_map_) run_strips(own, team);
   }
+  if (whole_map_) run_whole_maps(memory, images, team);
+}
+
+void WinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const Team& team) const {
+  const std::int64_t tile_count = static_cast<std::int64_t>(rows_) * columns_;
+  const std::int64_t pitch = tile_count * channels_ + kSkew;
+  const Team::Range tile_share = team.share(tile_count);
+  for (int image = 0; image < images; ++image) {
+    const ImageMemory own = of_image(memory, image);
+    transform_input(own, static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end), 0,
+                    own.arena + workspace_, pitch);
+  }
+  team.sync();
+  const Team::Range share = team.share(groups_);
+  for (std::int64_t g = share.begin; g < share.end; ++g) {
+    run_panels(memory, images, static_cast<int>(g), 0, rows_, memory.arena + workspace_, pitch, memory.scratch);
+  }
+}
+
+void WinogradRunner::run_strips(const ImageMemory& memory, const Team& team) const {
   const Team::Range share = team.share(rows_);
+  float* products = memory.scratch + transformed_floats(kStripRows * columns_, channels_);
   for (int begin = static_cast<int>(share.begin); begin < share.end; begin += kStripRows) {
     const int end = std::min(begin + kStripRows, static_cast<int>(share.end));
     const std::int64_t pitch = static_cast<std::int64_t>(end - begin) * columns_ * channels_ + kSkew;
-    float* products = memory.scratch + transformed_floats(kStripRows * columns_, channels_);
     transform_input(memory, begin * columns_, end * columns_, begin * columns_, memory.scratch, pitch);
-    for (int g = 0; g < groups_; ++g) run_group(memory, g, begin, end, memory.scratch, pitch, products);
+    for (int g = 0; g < groups_; ++g) run_panels(memory, 1, g, begin, end, memory.scratch, pitch, products);
   }
 }
 

@@ -8,6 +8,10 @@ namespace faceattr {
 namespace {
 
 constexpr std::size_t kAlignFloats = 16;  // one cache line, one 512-bit vector
+// Floats of weights per float of the maps that a phase reads and writes from which a group of images pays: it loads the
+// weights once per group instead of once per image, but each image's maps no longer stay in the core's own cache from
+// one phase to the next: they are stored to the outer cache once and loaded once.
+constexpr std::size_t kHeavyWeights = 2;
 
 struct Life {
   int first = -1, last = -1;  // phases
@@ -36,11 +40,13 @@ struct Block {
   std::size_t* offset;  // result
 };
 
-// Greedy by size: the largest first, each at the lowest offset that no overlapping life occupies. Returns the arena's
-// size.
-std::size_t place(std::vector<Block> blocks) {
-  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.floats > b.floats; });
-  std::size_t arena = 0;
+// What grouped phases use first, at the arena's beginning; then greedy by size: the largest first, each at the lowest
+// offset that no overlapping life occupies. Sets the sizes of arena and slot.
+void place(std::vector<Block> blocks, MemoryPlan& memory) {
+  const auto grouped = [&](const Block& block) { return block.life.last >= memory.first_grouped; };
+  std::stable_sort(blocks.begin(), blocks.end(), [&](const Block& a, const Block& b) {
+    return grouped(a) != grouped(b) ? grouped(a) : a.floats > b.floats;
+  });
   std::vector<const Block*> placed;  // by offset
   for (const Block& block : blocks) {
     std::size_t offset = 0;
@@ -51,11 +57,11 @@ std::size_t place(std::vector<Block> blocks) {
       offset = std::max(offset, *other->offset + other->floats);
     }
     *block.offset = offset;
-    arena = std::max(arena, offset + block.floats);
+    memory.arena_floats = std::max(memory.arena_floats, offset + block.floats);
+    if (grouped(block)) memory.slot_floats = memory.arena_floats;
     const auto later = [](const Block* a, const Block* b) { return *a->offset < *b->offset; };
     placed.insert(std::upper_bound(placed.begin(), placed.end(), &block, later), &block);
   }
-  return arena;
 }
 
 // What a direct and a Winograd convolution have in common; null for other phases.
@@ -95,6 +101,24 @@ void for_each_read(const Phase& phase, const Visit& visit) {
   }
 }
 
+// The first phase whose weights are worth a group of images, or the number of phases.
+int first_weight_heavy(const Plan& plan) {
+  const auto floats = [&](int tensor) { return padded_floats(plan.tensors[tensor], 0); };
+  for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
+    const SegmentedConvPhase* conv = convolution(plan.phases[p]);
+    if (conv == nullptr) continue;
+    std::size_t weights = conv->weight.size(), maps = floats(conv->dst);
+    if (const auto* winograd = std::get_if<WinogradConvPhase>(&plan.phases[p])) weights += winograd->weight.size();
+    std::vector<bool> seen(plan.tensors.size(), false);
+    for_each_read(plan.phases[p], [&](int tensor, int) {
+      if (!seen[tensor]) maps += floats(tensor);
+      seen[tensor] = true;
+    });
+    if (weights > kHeavyWeights * maps) return p;
+  }
+  return static_cast<int>(plan.phases.size());
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
@@ -102,6 +126,7 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   const int count = static_cast<int>(plan.tensors.size());
   MemoryPlan result;
   result.maps.resize(count);
+  result.first_grouped = first_weight_heavy(plan);
   std::vector<Life> lives(count);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
     std::visit([&](const auto& phase) { extend(lives[destination(phase)], p); }, plan.phases[p]);
@@ -142,7 +167,7 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   for (int p = 0; p < static_cast<int>(workspaces.size()); ++p) {
     if (workspaces[p] > 0) blocks.push_back({align(workspaces[p]), {p, p}, &result.workspaces[p]});
   }
-  result.arena_floats = place(std::move(blocks));
+  place(std::move(blocks), result);
   for (int t = 0; t < count; ++t) result.maps[t].offset = result.maps[root[t]].offset;
   return result;
 }

@@ -1,4 +1,5 @@
-// Where every map of one image lies in the arena: maps whose lives do not overlap share memory.
+// Where every map of an image lies in the arena: maps whose lives do not overlap share memory. And which phases run
+// layer by layer over a group of images.
 #pragma once
 
 #include <cstddef>
@@ -32,10 +33,21 @@ struct MapPlacement {
 struct MemoryPlan {
   std::vector<MapPlacement> maps;       // by tensor; meaningless for vectors
   std::vector<std::size_t> workspaces;  // by phase: offset of the memory that only this phase uses
-  std::size_t arena_floats = 0;
+  std::size_t arena_floats = 0;         // of one image
+
+  // From this phase on a thread runs each phase for a group of images before the next phase, so that weights are loaded
+  // once per group; phases before it run image by image. The number of phases where no phase gains from it.
+  int first_grouped = 0;
+  // The arena of each image of a group begins this many floats after the one before. What grouped phases read or write
+  // lies in the first `slot_floats` of an arena. What only earlier phases use lies anywhere: they run in the order of
+  // the images, and the next slots hold nothing yet. So a group takes arena_floats + (images - 1) * slot_floats.
+  std::size_t slot_floats = 0;
 };
 
 // `workspaces`: floats that each phase needs besides its tensors, as its backend says; empty: none.
+//
+// Grouped are all phases from the first convolution on whose weights are more than twice as large as the maps that it
+// reads and writes.
 //
 // A block's output takes the place of its input (`residual`) where nothing reads the input later: each element is read
 // just before it is written, by the same thread.

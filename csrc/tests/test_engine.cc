@@ -124,6 +124,29 @@ FA_TEST(winograd_agrees_with_direct) {
   }
 }
 
+FA_TEST(groups_of_images_keep_the_bits) {
+  for (const std::string& isa : levels()) {
+    const Engine one(test::winograd_plan(72, true), isa, 1);
+    // Its last convolution has 187 k weights and maps of 32 k values; the one before is not heavy.
+    FA_CHECK(one.executor().first_grouped() == 5 && one.executor().group_images() == 8);
+    const std::int64_t images = 11, pixels = 120 * 120 * 3;  // one thread: 5 and 6; two: 5 each, one together
+    std::vector<std::uint8_t> u8(images * pixels);
+    for (std::size_t i = 0; i < u8.size(); ++i) u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
+    const Arrays expected = run(one, {u8.data(), nullptr}, images);
+    for (std::int64_t i : {0, 4, 5, 10}) {
+      const Arrays alone = run(one, {u8.data() + i * pixels, nullptr}, 1);
+      for (std::size_t o = 0; o < alone.size(); ++o) {
+        const auto begin = expected[o].begin() + i * alone[o].size();
+        FA_CHECK_MESSAGE(std::equal(alone[o].begin(), alone[o].end(), begin), isa + ", image " + std::to_string(i));
+      }
+    }
+    for (int threads : {2, 3}) {
+      FA_CHECK(
+          same_bits(run(Engine(test::winograd_plan(72, true), isa, threads), {u8.data(), nullptr}, images), expected));
+    }
+  }
+}
+
 FA_TEST(uint8_and_float_pixels_agree) {
   const Plan plan = test::small_plan(12);
   const Batch batch(3);

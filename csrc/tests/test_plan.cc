@@ -92,6 +92,20 @@ FA_TEST(live_maps_never_share_memory) {
   }
 }
 
+FA_TEST(grouped_phases_stay_in_their_slot) {
+  const Plan light = test::small_plan(8), plan = test::winograd_plan(72, true);
+  FA_CHECK(plan_memory(light, check(light)).first_grouped == static_cast<int>(light.phases.size()));
+  std::vector<std::size_t> workspaces(plan.phases.size(), 1000);
+  const MemoryPlan memory = plan_memory(plan, check(plan), workspaces);
+  FA_CHECK(memory.first_grouped == 5);
+  FA_CHECK(memory.slot_floats % 16 == 0 && memory.slot_floats < memory.arena_floats);
+  for (int t : {3, 4, 5}) FA_CHECK(end_of(plan, memory, t) <= memory.slot_floats);  // 3 is an output
+  for (std::size_t p = 0; p < plan.phases.size(); ++p) {
+    const std::size_t end = memory.workspaces[p] + workspaces[p];
+    FA_CHECK(end <= (static_cast<int>(p) < memory.first_grouped ? memory.arena_floats : memory.slot_floats));
+  }
+}
+
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
       [](WinogradConvPhase& p) { p.weight.pop_back(); },       [](WinogradConvPhase& p) { p.segments.clear(); },

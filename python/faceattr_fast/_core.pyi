@@ -89,6 +89,14 @@ class Engine:
     @property
     def kernels(self) -> list[str]: ...
     @property
+    def first_grouped(self) -> int:
+        """Index of the first phase that a batch runs layer by layer over a group of images; past the last: none."""
+
+    @property
+    def group_images(self) -> int:
+        """Images of such a group, at most."""
+
+    @property
     def threads(self) -> int: ...
     @property
     def isa(self) -> str: ...

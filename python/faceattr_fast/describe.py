@@ -26,7 +26,11 @@ class PhaseDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """A compiled network: ``str()`` is a table, ``to_dict()`` plain data for JSON."""
+    """A compiled network: ``str()`` is a table, ``to_dict()`` plain data for JSON.
+
+    From the phase ``first_grouped`` on (None: no phase), a thread with many images of a batch runs layer by layer over
+    groups of up to ``group_images`` of them. ``arena_bytes`` is what one image takes.
+    """
 
     device: str
     dtype: str
@@ -39,6 +43,8 @@ class Description:
     products: int
     weight_bytes: int
     arena_bytes: int
+    first_grouped: str | None
+    group_images: int
     phases: tuple[PhaseDescription, ...]
 
     @property
@@ -63,8 +69,11 @@ class Description:
             f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, "
             f"{self.multiply_adds / 1e6:.1f} M in this plan, {self.products / 1e6:.1f} M products executed",
             f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
-            "",
         ]
+        if self.first_grouped is not None:
+            groups = f"groups of up to {self.group_images} images"
+            lines.append(f"batches: from {self.first_grouped} on layer by layer over {groups}")
+        lines.append("")
         header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}"
         lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:

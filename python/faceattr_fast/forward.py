@@ -256,6 +256,8 @@ class FastForward:
             products=self._plan.products(),
             weight_bytes=self._engine.weight_bytes,
             arena_bytes=self._engine.arena_bytes,
+            first_grouped=next((p.dst for p in self._plan.phases[self._engine.first_grouped :]), None),
+            group_images=self._engine.group_images,
             phases=describe_phases(self._plan, self._engine.kernels, seconds),
         )
 
