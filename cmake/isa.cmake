@@ -1,8 +1,6 @@
 # Instruction sets: name, the flags that its kernels are compiled with. Every set has an object library of its own, so that no
 # instruction leaks into code that runs everywhere. Keep in step with csrc/cpu/cpu_features.cc.
-#
-# -ffp-contract=off: a multiply-add is fused where a kernel says so, nowhere else.
-set(FACEATTR_ISA_scalar "")
+set(FACEATTR_ISA_scalar "")  # the target's baseline: SSE2 on x86-64, NEON with FMA on aarch64
 set(FACEATTR_ISA_avx2 -mavx2 -mfma -mf16c)
 set(FACEATTR_ISA_avx512 ${FACEATTR_ISA_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -20,6 +18,11 @@ else()
   set(FACEATTR_X86 OFF)
   set(FACEATTR_ISAS scalar)
 endif()
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # GCC would order the loads of a tile before it gives out registers, hold too many values at once and spill; afterwards
+  # (-fschedule-insns2) it may. On x86 it does only that.
+  list(APPEND FACEATTR_ISA_scalar -fno-schedule-insns)
+endif()
 
 set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv winograd shifted_means linear stem)
 
@@ -36,7 +39,7 @@ function(faceattr_add_kernels objects)
     endforeach()
     add_library(faceattr_kernels_${isa} OBJECT ${sources})
     target_include_directories(faceattr_kernels_${isa} PRIVATE ${CMAKE_SOURCE_DIR}/csrc)
-    target_compile_options(faceattr_kernels_${isa} PRIVATE -O3 -ffp-contract=off ${FACEATTR_ISA_${isa}})
+    target_compile_options(faceattr_kernels_${isa} PRIVATE -O3 ${FACEATTR_ISA_${isa}})
     target_link_libraries(faceattr_kernels_${isa} PRIVATE faceattr_options)
     list(APPEND all $<TARGET_OBJECTS:faceattr_kernels_${isa}>)
   endforeach()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import faceattr_fast as faf
+from faceattr_fast.bench.machine import cpu_model
 from faceattr_fast.cli import main
 from faceattr_fast.cli.paths import find_pictures
 from faceattr_fast.cli.progress import Progress
@@ -239,6 +240,32 @@ def test_doctor(weights, capsys):
     out = capsys.readouterr().out
     for text in ("SegmentedConv", "licence none", "no training data for 60+", "accuracy, gender", "PyTorch", "haar"):
         assert text in out
+
+
+@pytest.mark.parametrize(
+    ("machine", "isa", "text"),
+    [
+        ("aarch64", "scalar", "scalar (NEON, fused multiply-adds)"),
+        ("riscv64", "scalar", "scalar\n"),
+        ("x86_64", "avx2", "avx2\n"),
+    ],
+)
+def test_doctor_says_what_scalar_is(weights, capsys, monkeypatch, machine, isa, text):
+    monkeypatch.delenv("FACEATTR_ISA", raising=False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("faceattr_fast._core.detected_isa", lambda: isa)
+    assert main(["doctor", "--weights", weights]) == 0
+    assert f"instruction sets detected: {text}" in capsys.readouterr().out
+
+
+def test_cpu_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpus = ["processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n", "processor\t: 1\nCPU part\t: 0xd05\n"]
+    cpuinfo.write_text("\n".join(cpus))
+    assert cpu_model(cpuinfo) == "aarch64, implementer 0x41, part 0xd0c"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: A CPU: fast\n")
+    assert cpu_model(cpuinfo) == "A CPU: fast"
 
 
 def test_doctor_without_optional_packages(weights, capsys, monkeypatch):

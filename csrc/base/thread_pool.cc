@@ -13,7 +13,7 @@ inline void pause() {
 #if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
-  asm volatile("yield");
+  asm volatile("isb");  // waits some ten nanoseconds, like x86's pause; "yield" does nothing on most cores
 #endif
 }
 

@@ -158,7 +158,7 @@ FA_TEST(segmented_conv) {
   kernels.push_back(&wide);
   for (const SegmentedConvKernel* kernel : kernels) {
     for (int oc : {1, kernel->panel - 1, kernel->panel, kernel->panel + 1, 2 * kernel->panel}) {
-      for (int width : {1, 2, 5, 6, 7, 13}) {  // around the tile of six positions
+      for (int width : {1, 2, 4, 5, 6, 7, 13}) {  // three rows of them, around tiles of six and of eight positions
         for (int kernel_size : {1, 3}) {
           for (int stride : {1, 2, 4}) {
             const bool odd = (oc + width + stride) % 2 != 0;
@@ -170,6 +170,33 @@ FA_TEST(segmented_conv) {
       }
     }
   }
+}
+
+// (1 + e)² − (1 + 2e) is e² rounded once and 0 rounded twice: one answer for vectors of all widths, lanes included.
+FA_TEST(portable_products_are_fused_where_every_cpu_can) {
+  const float e = 1.0f / 4096, sum = -(1 + 2 * e);
+  const std::vector<float> factors(16, 1 + e);
+  const float* factor = factors.data();
+  float narrow[4], wide[16];
+  auto v4 = PortableF32<4>::broadcast(&sum);
+  v4.add_product(PortableF32<4>::broadcast(factor), PortableF32<4>::load(factor));
+  v4.store(narrow);
+  auto v16 = PortableF32<16>::broadcast(&sum);
+  v16.add_product(PortableF32<16>::broadcast(factor), PortableF32<16>::load(factor));
+  v16.store(wide);
+#if defined(__aarch64__)
+  const float expected = e * e;
+  const float lanes[4] = {0, 0, 1 + e, 0};
+  auto by_lane = PortableF32<4>::broadcast(&sum);
+  by_lane.add_product_lane<2>(PortableF32<4>::load(lanes), PortableF32<4>::load(factor));
+  float lane_result[4];
+  by_lane.store(lane_result);
+  for (const float value : lane_result) FA_CHECK(value == expected);
+#else
+  const float expected = 0;
+#endif
+  for (const float value : narrow) FA_CHECK(value == expected);
+  for (const float value : wide) FA_CHECK(value == expected);
 }
 
 FA_TEST(shifted_means) {

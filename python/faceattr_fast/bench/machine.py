@@ -39,14 +39,17 @@ def installed(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
-def cpu_model() -> str:
-    """As the system names it."""
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """As the system names it; on Arm by the numbers that Linux gives: implementer and part."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
     except OSError:
-        pass
+        lines = []
+    first_cpu = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    if "model name" in first_cpu:
+        return first_cpu["model name"]
+    if "CPU part" in first_cpu:
+        return f"{platform.machine()}, implementer {first_cpu['CPU implementer']}, part {first_cpu['CPU part']}"
     return platform.processor() or platform.machine()
 
 

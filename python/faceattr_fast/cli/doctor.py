@@ -57,12 +57,11 @@ def _versions() -> Iterator[str]:
 
 
 def _cpu(problems: list[str]) -> Iterator[str]:
-    from .. import _core
     from ..bench.machine import cpu_model
 
     yield cpu_model()
     forced = os.environ.get("FACEATTR_ISA")
-    yield f"instruction sets detected: {_core.detected_isa()}" + (f"; FACEATTR_ISA={forced}" if forced else "")
+    yield f"instruction sets detected: {_detected()}" + (f"; FACEATTR_ISA={forced}" if forced else "")
     try:
         yield f"threads: {_threads()}"
     except ValueError as error:
@@ -70,6 +69,15 @@ def _cpu(problems: list[str]) -> Iterator[str]:
         yield f"threads: {error}"
     seen = " (an NVIDIA driver is loaded)" if Path("/proc/driver/nvidia/version").exists() else ""
     yield f"CUDA: this build has no CUDA backend{seen}"
+
+
+def _detected() -> str:
+    """``scalar`` is one name for what every CPU of an architecture has, so say what that is here."""
+    from .. import _core
+
+    detected = _core.detected_isa()
+    baseline = {"x86_64": "SSE2", "aarch64": "NEON, fused multiply-adds"}.get(platform.machine())
+    return f"scalar ({baseline})" if detected == "scalar" and baseline else detected
 
 
 def _threads() -> str:

@@ -1,5 +1,6 @@
 // The algorithm of segmented_conv.h over any vector type: a tile of kPixels positions by kVectors vectors of channels
-// is accumulated in registers over all of K.
+// is accumulated in registers over all of K. With kLanes, one load of a position feeds Vec::kWidth steps of K: for
+// targets whose multiply-add takes one lane of a register as its factor.
 #pragma once
 
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
@@ -7,7 +8,7 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
-template <class Vec, int kPixels, int kVectors>
+template <class Vec, int kPixels, int kVectors, bool kLanes = false>
 struct SegmentedConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
   static constexpr int kCacheLine = 16;  // floats
@@ -75,15 +76,20 @@ struct SegmentedConv {
     const float* p[kSize];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
+    std::int64_t i = 0;
+    if constexpr (kLanes) {
 #pragma GCC unroll 1
-    for (std::int64_t i = 0; i < length; ++i) {
-      if constexpr (kPrefetch) {
-#pragma GCC unroll 4
-        for (int j = 0; j < kPanel; j += kCacheLine) __builtin_prefetch(weights + next + i * kPanel + j);
-      }
-      Vec w[kVectors];
+      for (; i + Vec::kWidth <= length; i += Vec::kWidth) {
+        Vec x[kSize];
 #pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + j * Vec::kWidth);
+        for (int r = 0; r < kSize; ++r) x[r] = Vec::load(p[r] + i);
+        accumulate_lanes<kSize, kPrefetch, 0>(acc, x, weights + i * kPanel, next);
+      }
+    }
+#pragma GCC unroll 1
+    for (; i < length; ++i) {
+      Vec w[kVectors];
+      load_weights<kPrefetch>(w, weights + i * kPanel, next);
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) {
         const Vec x = Vec::broadcast(p[r] + i);
@@ -91,6 +97,32 @@ struct SegmentedConv {
         for (int j = 0; j < kVectors; ++j) acc[r][j].add_product(x, w[j]);
       }
     }
+  }
+
+  // Steps kLane and up of those that one load of each position feeds, in the order of K.
+  template <int kSize, bool kPrefetch, int kLane>
+  [[gnu::always_inline]] static inline void accumulate_lanes(Vec (&acc)[kSize][kVectors], const Vec (&x)[kSize],
+                                                             const float* weights, std::int64_t next) {
+    Vec w[kVectors];
+    load_weights<kPrefetch>(w, weights, next);
+#pragma GCC unroll 16
+    for (int r = 0; r < kSize; ++r) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) acc[r][j].template add_product_lane<kLane>(x[r], w[j]);
+    }
+    if constexpr (kLane + 1 < Vec::kWidth) {
+      accumulate_lanes<kSize, kPrefetch, kLane + 1>(acc, x, weights + kPanel, next);
+    }
+  }
+
+  template <bool kPrefetch>
+  [[gnu::always_inline]] static inline void load_weights(Vec (&w)[kVectors], const float* weights, std::int64_t next) {
+    if constexpr (kPrefetch) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kPanel; j += kCacheLine) __builtin_prefetch(weights + next + j);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + j * Vec::kWidth);
   }
 
   // Bias and shortcut come last: added first, a large shortcut would cost every partial sum its low bits.
