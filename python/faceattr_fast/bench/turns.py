@@ -17,11 +17,11 @@ from .quantised import UnsupportedError
 from .report import agreements, head_errors
 from .settings import Settings
 
-__all__ = ["Absent", "Entry", "Measurement", "Report", "Run"]
+__all__ = ["TOLERANCE", "Absent", "Entry", "Measurement", "Report", "Run"]
 
 # Worst head error against float64 above which a result is wrong, not rounded: float32 runtimes stay below 1e-5 on any
 # sane weights. What a narrow format may lose is for the accuracy tests to say.
-_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1.5e-1}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1.5e-1}
 
 # Of a turn that times the phases, or what the machine does at best.
 _EXTRA_SECONDS = 0.2
@@ -161,9 +161,9 @@ class Run:
         with np.load(self._inputs.folder / f"{name}-batch{batch}.npz") as outputs:
             errors = head_errors(outputs, self._reference)
             worst = max(errors, key=errors.__getitem__)
-            if errors[worst] > _TOLERANCE[dtype]:
+            if errors[worst] > TOLERANCE[dtype]:
                 raise WorkerError(
-                    f"wrong results at batch {batch}: error of {worst} {errors[worst]:.1e}, limit {_TOLERANCE[dtype]}"
+                    f"wrong results at batch {batch}: error of {worst} {errors[worst]:.1e}, limit {TOLERANCE[dtype]}"
                 )
             return {"errors": errors, "agreement": agreements(outputs, self._reference)}
 
