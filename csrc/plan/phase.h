@@ -34,14 +34,18 @@ struct SegmentedConvPhase {
   int residual = -1;  // a tensor of dst's shape, or -1
 };
 
-// The same with some stride-1 3x3 segments by Winograd's F(4x4, 3x3): their weights come transformed, [36
-// points][oc][K] with K = the segments' channels one after the other. `direct` says everything else; its segments may
-// be none.
+// The same with the 3x3 segments of one stride by tiles of 4x4 outputs: Winograd's F(4x4, 3x3) at stride 1, its
+// polyphase form at stride 2 (cpu/kernels/winograd). Their weights come transformed, [filters][oc][K] with K = the
+// segments' channels one after the other. `direct` says everything else, at stride 2 the segments' centre taps too; its
+// segments may be none.
 struct WinogradConvPhase {
   SegmentedConvPhase direct;
   std::vector<Segment> segments;
   std::vector<float> weight;
 };
+
+// Transformed weights per channel of input and output.
+inline int winograd_filters(int stride) { return stride == 1 ? 36 : 35; }
 
 // dst[(ky * kernel + kx) * count + c] = mean over output positions of src at tap (ky, kx), zero outside.
 struct ShiftedMeansPhase {

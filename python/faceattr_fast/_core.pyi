@@ -39,6 +39,7 @@ class Plan:
         self,
         dst: int,
         segments: Sequence[tuple[int, int, int]],
+        stride: int,
         weight: _Floats,
         direct_segments: Sequence[tuple[int, int, int, int, int]],
         direct_weight: _Floats,
@@ -46,7 +47,7 @@ class Plan:
         relu: bool,
         residual: int,
     ) -> None:
-        """Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed."""
+        """3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K]."""
 
     def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
