@@ -19,7 +19,7 @@ from conftest import random_weights
 
 from faceattr_fast import FastForward, _core
 
-ALGORITHMS = ("direct", "winograd4x4")
+ALGORITHMS = ("direct", "winograd4x4", "polyphase4x4")
 
 
 def compiled(isa: str, algorithm: str) -> FastForward:

@@ -1,17 +1,21 @@
-"""The choice of algorithm per convolution, and Winograd convolutions against the float64 oracle."""
+"""The choice of algorithm per convolution, and transformed convolutions against the float64 oracle."""
 
 from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from math import prod
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import random_net
+from networks import available_isas, random_net
 
 from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, NetworkSpec, PixelSpec, StemSpec
 from faceattr_fast.algorithms import choose_algorithms, transform_weight
+from faceattr_fast.backend import compile_plan
 from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import SegmentedConv
+from faceattr_fast.plan import Output, Plan, Segment, SegmentedConv, Stem, TensorShape
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.rewrite import build_plan
 
@@ -28,16 +32,20 @@ def algorithms(plan):
     return {phase.dst: phase.algorithm for phase in plan.phases if isinstance(phase, SegmentedConv)}
 
 
-def test_the_paper_network_transforms_its_stride_1_convolutions(paper_plan):
+def test_what_the_paper_network_transforms(paper_plan):
     chosen = algorithms(choose_algorithms(paper_plan))
-    transformed = {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"}
-    assert transformed == {"m2", "x4", "x5", "x6", "x7", "x8", "x9"}
+    winograd = {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"}
+    assert winograd == {"m2", "x4", "x5", "x6", "x7", "x8", "x9"}
+    # Not m11, 7x7: the weights of 65 points would be four times those of nine taps, for four tiles.
+    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"m3", "x3"}
 
 
 def test_products_are_counted_by_algorithm(paper_plan):
     plan = choose_algorithms(paper_plan)
     # x4 … x9: 36 products for each of 4x4 tiles; m2: for each of 14x14 tiles, and its 1x1 as before.
     saved = 6 * 128 * 256 * (9 * 14 * 14 - 36 * 4 * 4) + 64 * 64 * (9 * 56 * 56 - 36 * 14 * 14)
+    # m3, x3: 65 products for each of 7x7 and 4x4 tiles, the centre tap for each position.
+    saved += 128 * 64 * (8 * 28 * 28 - 65 * 7 * 7) + 64 * 256 * (8 * 14 * 14 - 65 * 4 * 4)
     assert plan.products() == paper_plan.products() - saved
     assert plan.multiply_adds() == paper_plan.multiply_adds() == 728_629_184
     assert choose_algorithms(paper_plan, "direct").products() == 728_629_184
@@ -49,12 +57,15 @@ def test_forcing_applies_wherever_it_can(paper_plan):
     forced = algorithms(choose_algorithms(plan, "winograd4x4"))
     assert forced["x11"] == "winograd4x4"
     assert forced["x2"] == "direct"  # its 3x3 has stride 2
+    forced = algorithms(choose_algorithms(plan, "polyphase4x4"))
+    assert forced["x2"] == forced["x10"] == "polyphase4x4"
+    assert forced["x11"] == "direct"
     assert choose_algorithms(plan, "direct").hash() != choose_algorithms(plan, "winograd4x4").hash()
 
 
 def test_unknown_algorithm(monkeypatch):
     monkeypatch.setenv("FACEATTR_ALGORITHM", "fft")
-    with pytest.raises(DeviceError, match=r"'fft'.*direct or winograd4x4"):
+    with pytest.raises(DeviceError, match=r"'fft'.*direct or winograd4x4 or polyphase4x4"):
         FastForward.from_module(random_net(PAPER, 0))
 
 
@@ -65,9 +76,138 @@ def test_transformed_weights_convolve():
     b = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
     b = np.array([*b, [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]])
     a = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-    result = a @ (transform_weight(weight).reshape(6, 6) * (b @ tile @ b.T)) @ a.T
+    result = a @ (transform_weight(weight, "winograd4x4").reshape(6, 6) * (b @ tile @ b.T)) @ a.T
     direct = sum(weight[0, 0, y, x] * tile[y : y + 4, x : x + 4] for y in range(3) for x in range(3))
     np.testing.assert_allclose(result, direct, rtol=0, atol=1e-13)
+
+
+def times(a, b):
+    """Product of two polynomials, lowest power first."""
+    result = [Fraction(0)] * (len(a) + len(b) - 1)
+    for (i, x), (j, y) in product(enumerate(a), enumerate(b)):
+        result[i + j] += x * y
+    return result
+
+
+def polyphase_axis():
+    """(Aᵀ [4, 9], G [6, 3], Bᵀ [9, 9]) along one axis, exact: by Lagrange's interpolation, transposed.
+
+    A polynomial of degree 4 is s(x) = Σ s(p) / Π(p - q) · Π(x - q) over q ≠ p, and its highest coefficient times
+    Π(x - p). With s = (w0 + w2 x) · (t0 + t1 x + t2 x² + t3 x³), that multiplies polynomials by five products; read
+    the other way, from five inputs to four outputs, it is the filter (w0, w2).
+    """
+    points = [Fraction(p) for p in (0, 1, -1, 2)]
+    b = [[Fraction(0)] * 9 for _ in range(9)]
+    for row, p in zip(b, points, strict=False):
+        lagrange = [Fraction(1)]
+        for q in points:
+            if q != p:
+                lagrange = times(lagrange, [-q, Fraction(1)])
+        row[0:8:2] = lagrange
+    everything = [Fraction(1)]
+    for p in points:
+        everything = times(everything, [-p, Fraction(1)])
+    b[4][0:9:2] = everything
+    g = [
+        [1 / prod(p - q for q in points if q != p), Fraction(0), p / prod(p - q for q in points if q != p)]
+        for p in points
+    ]
+    g += [[Fraction(0), Fraction(0), Fraction(1)], [Fraction(0), Fraction(1), Fraction(0)]]
+    a = [[p**power for p in points] + [Fraction(power == 3)] for power in range(4)]
+    for o in range(4):  # the even inputs, each an output's middle tap
+        b[5 + o][2 * o + 1] = Fraction(1)
+        a[o] += [Fraction(i == o) for i in range(4)]
+    return a, g, b
+
+
+def test_the_polyphase_matrices_are_exact():
+    """Along one axis: four outputs of stride 2 from nine products, for every filter and input, in rational numbers."""
+    a, g, b = polyphase_axis()
+    for tap, i in product(range(3), range(9)):  # it is linear in both: basis vectors are enough
+        filters = [g[min(p, 5)][tap] for p in range(9)]
+        outputs = [sum(a[o][p] * filters[p] * b[p][i] for p in range(9)) for o in range(4)]
+        assert outputs == [i == 2 * o + tap for o in range(4)]
+
+
+def test_polyphase_weights_are_those_of_the_derivation():
+    a, g, b = (np.array(matrix, np.float64) for matrix in polyphase_axis())
+    rng = np.random.default_rng(0)
+    weight, tile = rng.standard_normal((1, 1, 3, 3)), rng.standard_normal((9, 9))
+    filters = transform_weight(weight, "polyphase4x4")
+    assert filters.shape == (35, 1, 1)
+    square = np.append(filters.ravel(), 0).reshape(6, 6)  # without the centre tap
+    np.testing.assert_allclose(square, g @ weight[0, 0] @ g.T * (1 - np.outer(np.eye(6)[5], np.eye(6)[5])), atol=1e-15)
+    spread = np.minimum(np.arange(9), 5)
+    result = a @ (square[np.ix_(spread, spread)] * (b @ tile @ b.T)) @ a.T
+    others = [(y, x) for y, x in product(range(3), range(3)) if (y, x) != (1, 1)]
+    direct = sum(weight[0, 0, y, x] * tile[y : y + 8 : 2, x : x + 8 : 2] for y, x in others)
+    np.testing.assert_allclose(result, direct, rtol=0, atol=1e-13)
+
+
+def one_convolution(rng, side, counts, out, relu, residual, exact):
+    """A plan of one stride-2 convolution: of slices of the stem's output, with a 1x1 and perhaps a shortcut.
+
+    ``exact``: every value, product and sum is an integer that float32 holds.
+    """
+    channels = max(counts) + 2
+    spec = NetworkSpec(
+        StemSpec(channels), ((BlockSpec(channels, 1, channels, 1),),), 1, (), pixels=PixelSpec(size=4 * side)
+    )
+    if exact:  # the stem passes one pixel of four; denominators of the transformed weights divide 36
+        stem = np.zeros((channels, 3, 7, 7))
+        for o in range(channels):
+            stem[o, o % 3, 3, 3] = rng.choice([-1, 1])
+        draw = lambda *shape: rng.integers(-1, 2, shape).astype(np.float64)  # noqa: E731
+        unit = 36.0
+    else:
+        stem = rng.normal(0, 0.1, (channels, 3, 7, 7))
+        draw = lambda *shape: rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape)  # noqa: E731
+        unit = 1.0
+    segments = [Segment("x", unit * draw(out, count, 3, 3), 2, i % 3) for i, count in enumerate(counts)]
+    segments.append(Segment("x", draw(out, channels, 1, 1), 2))
+    half = TensorShape(-(-side // 2), -(-side // 2), out)
+    shortcut = SegmentedConv("r", (Segment("x", draw(out, channels, 1, 1), 2),), None, False)
+    conv = SegmentedConv("y", tuple(segments), draw(out, 1)[:, 0], relu, "r" if residual else None, "polyphase4x4")
+    return Plan(
+        spec,
+        {"x": TensorShape(side, side, channels), "r": half, "y": half},
+        (Stem("x", stem, draw(channels, 1)[:, 0]), shortcut, conv),
+        {"y": Output("y", 0, out)},
+        False,
+    )
+
+
+def run_compiled(plan, x, isa, threads):
+    shape = plan.tensors["y"]
+    out = np.empty((len(x), shape.height, shape.width, shape.channels), np.float32)
+    compile_plan(plan, threads, isa).run(x, [out])
+    return out
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 33])  # tiles take 8 positions of the source
+def test_polyphase_is_exact_on_integers(isa, side):
+    rng = np.random.default_rng(side)
+    for counts, out, relu, residual in [((1,), 3, False, False), ((9, 5), 17, True, False), ((24,), 40, False, True)]:
+        plan = one_convolution(rng, side, counts, out, relu, residual, exact=True)
+        x = rng.integers(-2, 3, (2, 3, 4 * side, 4 * side)).astype(np.float32)
+        expected = run_plan(plan, x)["y"]
+        assert np.abs(expected).max() > 36
+        for threads in (1, 3):
+            assert np.array_equal(run_compiled(plan, x, isa, threads), expected), (counts, threads)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("side", [6, 23, 40])
+def test_polyphase_against_float64(isa, side):
+    rng = np.random.default_rng(side)
+    for counts, out, relu, residual in [((30, 7), 33, True, True), ((128, 64), 64, False, False)]:
+        plan = one_convolution(rng, side, counts, out, relu, residual, exact=False)
+        x = rng.standard_normal((2, 3, 4 * side, 4 * side)).astype(np.float32)
+        expected = run_plan(plan, x.astype(np.float64))["y"]
+        error = run_compiled(plan, x, isa, 2) - expected
+        assert np.linalg.norm(error) <= 2e-6 * np.linalg.norm(expected)
+        assert np.abs(error).max() <= 1e-5 * np.abs(expected).max()
 
 
 widths = st.integers(1, 40)
@@ -87,14 +227,20 @@ def specs(draw):
 
 
 @settings(max_examples=40, deadline=None)
-@given(spec=specs(), seed=st.integers(0, 99), images=st.integers(1, 3), rewrite=st.booleans())
-def test_winograd_against_float64(spec, seed, images, rewrite):
+@given(
+    spec=specs(),
+    seed=st.integers(0, 99),
+    images=st.integers(1, 3),
+    rewrite=st.booleans(),
+    algorithm=st.sampled_from(["winograd4x4", "polyphase4x4"]),
+)
+def test_networks_against_float64(spec, seed, images, rewrite, algorithm):
     net = random_net(spec, seed)
     x = np.random.default_rng(seed).standard_normal((images, 3, spec.pixels.size, spec.pixels.size)).astype(np.float32)
     plan = build_plan(spec, tensors_of(net), ("embedding", "glasses"), rewrite=rewrite)
     expected = run_plan(plan, x.astype(np.float64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FACEATTR_ALGORITHM", "winograd4x4")
+        patch.setenv("FACEATTR_ALGORITHM", algorithm)
         fast = FastForward.from_module(net, rewrite=rewrite)
     blocks = len(spec.blocks)
     out, features = fast(x), fast.features(x, f"conv{2 * blocks}")

@@ -165,7 +165,7 @@ PYBIND11_MODULE(_core, m) {
           "tensor of bfloat16 or -1.")
       .def(
           "winograd_conv",
-          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, const FloatArray& weight,
+          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, const FloatArray& weight,
              const std::vector<std::tuple<int, int, int, int, int>>& direct_segments, const FloatArray& direct_weight,
              const FloatArray& bias, bool relu, int residual) {
             faceattr::WinogradConvPhase phase;
@@ -173,13 +173,14 @@ PYBIND11_MODULE(_core, m) {
             for (const auto& [src, start, count, kernel, stride] : direct_segments) {
               phase.direct.segments.push_back({src, start, count, kernel, stride});
             }
-            for (const auto& [src, start, count] : segments) phase.segments.push_back({src, start, count, 3, 1});
+            for (const auto& [src, start, count] : segments) phase.segments.push_back({src, start, count, 3, stride});
             phase.weight = to_vector(weight);
             plan.phases.emplace_back(std::move(phase));
           },
-          py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("direct_segments"),
-          py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(), py::arg("relu"), py::arg("residual"),
-          "Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed.")
+          py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("weight").noconvert(),
+          py::arg("direct_segments"), py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(),
+          py::arg("relu"), py::arg("residual"),
+          "3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K].")
       .def(
           "quantized_stem",
           [](Plan& plan, int dst, const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier) {

@@ -94,7 +94,7 @@ class ConvRunner {
 // Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
 std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 
-// A convolution whose stride-1 3x3 segments go by way of Winograd's transform; see kernels/winograd.
+// A convolution whose 3x3 segments of stride 1 or 2 go by way of a transform of tiles; see kernels/winograd.
 class WinogradRunner {
  public:
   // `workspace`: offset of workspace_floats() in the arena.
@@ -108,7 +108,10 @@ class WinogradRunner {
  private:
   struct Source {
     std::int64_t offset, row_pitch, pixel_pitch;
-    int channels;
+    int height, width, channels;  // without the border
+  };
+  struct Point {
+    int index, filter;
   };
 
   ImageMemory of_image(const ImageMemory& group, int image) const;
@@ -125,6 +128,7 @@ class WinogradRunner {
   bool has_direct_;
   AlignedBuffer weights_, bias_, no_bias_;
   std::vector<Source> sources_;
+  std::vector<Point> points_;  // by filter
   TensorShape shape_;
   MapPlacement dst_, residual_;
   bool has_residual_, relu_;

@@ -7,19 +7,23 @@ namespace faceattr {
 namespace {
 
 constexpr int kTile = cpu::kWinogradOutput;
-constexpr int kPoints = cpu::kWinogradPoints;
-// Between the values of one point and the next, so that 36 points do not fall on the same cache sets.
+// Between the values of one point and the next, so that 36 or 65 points do not fall on the same cache sets.
 constexpr int kSkew = 16;
 // A transformed map of up to this many floats (512 KiB) is kept whole, for all threads to read: 14x14x128 takes 295
-// KiB. Larger ones go strip by strip, each thread its own.
+// KiB at stride 1, 28x28x64 264 KiB at stride 2. Larger ones go strip by strip, each thread its own.
 constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
-// Rows of tiles per strip: weights are read once per strip, 2 x 14 tiles of 64 channels take 258 KiB.
+// Rows of tiles per strip: weights are read once per strip, 2 x 14 tiles of 64 channels take 258 KiB at stride 1, 2 x 7
+// of 128 channels 467 KiB at stride 2.
 constexpr int kStripRows = 2;
-// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 129 KiB,
-// the 64 of one AVX-512 panel twice that.
+// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 129 KiB, 65
+// points x 14 tiles 119 KiB, the 64 channels of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
 
 int tiles(int side) { return (side + kTile - 1) / kTile; }
+
+const cpu::WinogradForm& form(const WinogradConvPhase& phase) {
+  return phase.segments[0].stride == 1 ? cpu::kWinograd4x4 : cpu::kPolyphase4x4;
+}
 
 int total_channels(const WinogradConvPhase& phase) {
   int channels = 0;
@@ -27,12 +31,12 @@ int total_channels(const WinogradConvPhase& phase) {
   return channels;
 }
 
-std::size_t transformed_floats(int tile_count, int channels) {
-  return static_cast<std::size_t>(kPoints) * (static_cast<std::size_t>(tile_count) * channels + kSkew);
+std::size_t transformed_floats(const cpu::WinogradForm& form, int tile_count, int channels) {
+  return static_cast<std::size_t>(form.points()) * (static_cast<std::size_t>(tile_count) * channels + kSkew);
 }
 
-std::size_t whole_map_floats(const TensorShape& dst, int channels) {
-  return transformed_floats(tiles(dst.height) * tiles(dst.width), channels);
+std::size_t whole_map_floats(const cpu::WinogradForm& form, const TensorShape& dst, int channels) {
+  return transformed_floats(form, tiles(dst.height) * tiles(dst.width), channels);
 }
 
 }  // namespace
@@ -42,7 +46,8 @@ namespace cpu {
 std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
   if (winograd == nullptr) return 0;
-  const std::size_t floats = whole_map_floats(plan.tensors[winograd->direct.dst], total_channels(*winograd));
+  const std::size_t floats =
+      whole_map_floats(form(*winograd), plan.tensors[winograd->direct.dst], total_channels(*winograd));
   return floats <= kWholeMap ? floats : 0;
 }
 
@@ -56,18 +61,18 @@ SegmentedConvPhase without_relu(SegmentedConvPhase phase) {
   return phase;
 }
 
-// [point][oc][K] → [group][point][panel][K][width]: one stream in reading order.
-AlignedBuffer pack_points(const std::vector<float>& weight, int out_channels, int k, int width) {
+// [filter][oc][K] → [group][filter][panel][K][width]: one stream in reading order.
+AlignedBuffer pack_filters(const std::vector<float>& weight, int filters, int out_channels, int k, int width) {
   const int panels = panel_count(out_channels, width), group = group_panels(width);
-  AlignedBuffer packed(static_cast<std::size_t>(kPoints) * panels * k * width);
+  AlignedBuffer packed(static_cast<std::size_t>(filters) * panels * k * width);
   float* dst = packed.data();
   for (int first = 0; first < panels; first += group) {
-    for (int p = 0; p < kPoints; ++p) {
+    for (int f = 0; f < filters; ++f) {
       for (int panel = first; panel < std::min(first + group, panels); ++panel) {
         for (int i = 0; i < k; ++i) {
           for (int j = 0; j < width; ++j) {
             const int o = panel * width + j;
-            *dst++ = o < out_channels ? weight[(static_cast<std::size_t>(p) * out_channels + o) * k + i] : 0.0f;
+            *dst++ = o < out_channels ? weight[(static_cast<std::size_t>(f) * out_channels + o) * k + i] : 0.0f;
           }
         }
       }
@@ -80,7 +85,8 @@ AlignedBuffer pack_points(const std::vector<float>& weight, int out_channels, in
 
 WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace)
     : gemm_(&best(kernel_lists().SegmentedConv, layout.features)),
-      winograd_(&best(kernel_lists().Winograd, layout.features)),
+      winograd_(form(phase).stride == 1 ? &best(kernel_lists().Winograd, layout.features)
+                                        : &best(kernel_lists().Polyphase, layout.features)),
       direct_(without_relu(phase.direct), layout),
       has_direct_(!phase.direct.segments.empty()),
       shape_(layout.plan.tensors[phase.direct.dst]),
@@ -96,20 +102,31 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
   if (has_residual_) residual_ = layout.memory.maps[phase.direct.residual];
   for (const Segment& s : phase.segments) {
     const MapPlacement& src = layout.memory.maps[s.src];
-    sources_.push_back({static_cast<std::int64_t>(src.offset) + s.start, src.row_pitch, src.pixel_pitch, s.count});
+    const TensorShape& shape = layout.plan.tensors[s.src];
+    sources_.push_back({static_cast<std::int64_t>(src.offset) + s.start, src.row_pitch, src.pixel_pitch, shape.height,
+                        shape.width, s.count});
   }
   groups_ = panel_count(panels_, group_panels(gemm_->panel));
-  whole_map_ = whole_map_floats(shape_, channels_) <= kWholeMap;
+  const WinogradForm& form = winograd_->form;
+  for (int row = 0; row < form.side; ++row) {
+    for (int column = 0; column < form.side; ++column) {
+      if (form.has_point(row, column)) points_.push_back({form.point(row, column), form.filter(row, column)});
+    }
+  }
+  std::stable_sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) { return a.filter < b.filter; });
+  whole_map_ = whole_map_floats(form, shape_, channels_) <= kWholeMap;
   no_bias_ = pack_bias(std::vector<float>(gemm_->panel, 0.0f), gemm_->panel);
-  weights_ = pack_points(phase.weight, shape_.channels, channels_, gemm_->panel);
+  weights_ = pack_filters(phase.weight, form.filters(), shape_.channels, channels_, gemm_->panel);
   // Products have no bias; where the direct part has run, it has added the phase's.
   bias_ = pack_bias(has_direct_ ? std::vector<float>(shape_.channels, 0.0f) : phase.direct.bias, gemm_->panel);
 }
 
 std::size_t WinogradRunner::scratch_floats(int images) const {
   const int group = group_panels(gemm_->panel) * gemm_->panel;
-  if (whole_map_) return transformed_floats(images * rows_ * columns_, group);
-  return transformed_floats(kStripRows * columns_, channels_) + transformed_floats(kStripRows * columns_, group);
+  const WinogradForm& form = winograd_->form;
+  if (whole_map_) return transformed_floats(form, images * rows_ * columns_, group);
+  const int tile_count = kStripRows * columns_;
+  return transformed_floats(form, tile_count, channels_) + transformed_floats(form, tile_count, group);
 }
 
 ImageMemory WinogradRunner::of_image(const ImageMemory& memory, int image) const {
@@ -119,15 +136,16 @@ ImageMemory WinogradRunner::of_image(const ImageMemory& memory, int image) const
 void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
                                      float* transformed, std::int64_t pitch) const {
   for (int tile = tile_begin; tile < tile_end; ++tile) {
-    const int y = tile / columns_ * kTile, x = tile % columns_ * kTile;
+    const int step = kTile * winograd_->form.stride, side = winograd_->form.side;
+    const int y = tile / columns_ * step, x = tile % columns_ * step;
     float* dst = transformed + static_cast<std::int64_t>(tile - first_tile) * channels_;
     for (const Source& source : sources_) {
       WinogradInputArgs args;
       args.src = memory.arena + source.offset + y * source.row_pitch + x * source.pixel_pitch;  // bordered by one
       args.row_pitch = source.row_pitch;
       args.pixel_pitch = source.pixel_pitch;
-      args.rows = std::min(kWinogradInput, shape_.height + 2 - y);
-      args.columns = std::min(kWinogradInput, shape_.width + 2 - x);
+      args.rows = std::min(side, source.height + 2 - y);
+      args.columns = std::min(side, source.width + 2 - x);
       args.channels = source.channels;
       args.dst = dst;
       args.point_pitch = pitch;
@@ -163,11 +181,12 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   args.out_width = tile_count;
   args.dst_row_pitch = image_pitch;
   args.dst_pixel_pitch = group_width;
-  args.weights = weights_.data() + static_cast<std::int64_t>(kPoints) * first * channels_;
-  for (int p = 0; p < kPoints; ++p) {
-    args.base = transformed + p * pitch;
+  const float* weights = weights_.data() + static_cast<std::int64_t>(winograd_->form.filters()) * first * channels_;
+  for (const Point& point : points_) {
+    args.base = transformed + point.index * pitch;
+    args.weights = weights + static_cast<std::int64_t>(point.filter) * group_width * channels_;
     for (int panel = 0; panel < panel_end - panel_begin; ++panel) {
-      args.dst = products + p * product_pitch + panel * width;
+      args.dst = products + point.index * product_pitch + panel * width;
       gemm_->run(args, 0, images * tile_count, 0);
       args.weights += static_cast<std::int64_t>(channels_) * width;
     }
@@ -229,7 +248,7 @@ void WinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const
 
 void WinogradRunner::run_strips(const ImageMemory& memory, const Team& team) const {
   const Team::Range share = team.share(rows_);
-  float* products = memory.scratch + transformed_floats(kStripRows * columns_, channels_);
+  float* products = memory.scratch + transformed_floats(winograd_->form, kStripRows * columns_, channels_);
   for (int begin = static_cast<int>(share.begin); begin < share.end; begin += kStripRows) {
     const int end = std::min(begin + kStripRows, static_cast<int>(share.end));
     const std::int64_t pitch = static_cast<std::int64_t>(end - begin) * columns_ * channels_ + kSkew;

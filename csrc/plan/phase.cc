@@ -139,13 +139,15 @@ class Checker {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.direct.dst);
     require(!phase.segments.empty(), "a Winograd convolution needs a segment");
+    const int stride = phase.segments[0].stride;
     for (const Segment& s : phase.segments) {
-      require(s.kernel == 3 && s.stride == 1, "a Winograd segment must be 3x3 at stride 1");
+      require(s.kernel == 3 && (s.stride == 1 || s.stride == 2), "a Winograd segment must be 3x3 at stride 1 or 2");
+      require(s.stride == stride, "Winograd segments must have one stride");
       k += visit(s, dst, Format::kFloat) / 9;
     }
-    if (phase.weight.size() != 36 * k * dst.channels) {
-      fail("expected " + std::to_string(36 * k * dst.channels) + " transformed weights, got " +
-           std::to_string(phase.weight.size()));
+    const std::size_t expected = winograd_filters(stride) * k * dst.channels;
+    if (phase.weight.size() != expected) {
+      fail("expected " + std::to_string(expected) + " transformed weights, got " + std::to_string(phase.weight.size()));
     }
     visit(phase.direct, true);
   }

@@ -52,14 +52,18 @@ struct SegmentedConvPhase {
   int copy = -1;      // a map of bfloat16 of dst's shape, or -1; dst then holds floats, sources bfloat16
 };
 
-// The same with some stride-1 3x3 segments by Winograd's F(4x4, 3x3): their weights come transformed, [36
-// points][oc][K] with K = the segments' channels one after the other. `direct` says everything else; its segments may
-// be none.
+// The same with the 3x3 segments of one stride by tiles of 4x4 outputs: Winograd's F(4x4, 3x3) at stride 1, its
+// polyphase form at stride 2 (cpu/kernels/winograd). Their weights come transformed, [filters][oc][K] with K = the
+// segments' channels one after the other. `direct` says everything else, at stride 2 the segments' centre taps too; its
+// segments may be none.
 struct WinogradConvPhase {
   SegmentedConvPhase direct;
   std::vector<Segment> segments;
   std::vector<float> weight;
 };
+
+// Transformed weights per channel of input and output.
+inline int winograd_filters(int stride) { return stride == 1 ? 36 : 35; }
 
 // The stem of integer maps. It reads the integers rint(2 * (pixel - mean)), zero outside:
 // dst = maxpool2x2(clamp(rint((weight * integers + bias) * multiplier[o]))), K = [7][7][3].

@@ -59,58 +59,61 @@ inline Plan small_plan(int width) {
   return plan;
 }
 
-// The same with Winograd convolutions wherever a 3x3 has stride 1, and one large enough to go strip by strip. 1x1
-// convolutions read the same sources, so that every combination of direct part, shortcut and bias occurs.
+// A network whose 3x3 convolutions of stride 1 and 2 run directly or by tiles; some small enough to be transformed
+// whole, some strip by strip. 1x1 convolutions read the same sources, so that every combination of direct part,
+// shortcut and bias occurs, and sizes that tiles do not divide.
 inline Plan winograd_plan(int width, bool winograd) {
   const int mid = width / 2 + 1;
   Plan plan;
   plan.pixels = 4 * 30;
   plan.scale[0] = plan.scale[1] = plan.scale[2] = 200.0f;
-  plan.tensors = {{30, 30, width}, {30, 30, mid},   {30, 30, width}, {30, 30, width},
-                  {15, 15, width}, {15, 15, width}, {1, 1, width},   {1, 1, 5}};
+  plan.tensors = {{30, 30, width}, {30, 30, mid}, {30, 30, width}, {30, 30, width}, {15, 15, width},
+                  {15, 15, width}, {8, 8, width}, {1, 1, width},   {1, 1, 5}};
   std::uint32_t seed = 1;
   const auto weights = [&](int oc, int k) {
     return random_values(static_cast<std::size_t>(oc) * k, seed++, 1.5f / std::sqrt(static_cast<float>(k)));
   };
   const auto add = [&](SegmentedConvPhase direct, std::vector<Segment> segments) {
-    const int oc = plan.tensors[direct.dst].channels;
+    const int oc = plan.tensors[direct.dst].channels, stride = segments[0].stride;
     int k = 0, direct_k = 0;
     for (const Segment& s : segments) k += s.count;
     for (const Segment& s : direct.segments) direct_k += s.kernel * s.kernel * s.count;
-    const std::vector<float> taps = weights(oc, 9 * k);  // [oc][k][3][3]
-    direct.weight = weights(oc, std::max(direct_k, 1));
-    direct.weight.resize(static_cast<std::size_t>(oc) * direct_k);
+    const std::vector<float> taps = weights(oc, 9 * k), direct_weight = weights(oc, std::max(direct_k, 1));
     direct.bias = weights(oc, 1);
-    if (winograd) {
-      plan.phases.push_back(WinogradConvPhase{std::move(direct), std::move(segments), transform_weights(taps, oc, k)});
-      return;
+    for (const Segment& s : segments) {
+      if (!winograd) direct.segments.push_back(s);
+      if (winograd && stride == 2) direct.segments.push_back({s.src, s.start, s.count, 1, 2});
     }
-    std::vector<float> weight;  // [oc][direct, then 3x3 segments: tap, channel]
-    for (int o = 0; o < oc; ++o) {
-      weight.insert(weight.end(), direct.weight.begin() + o * direct_k, direct.weight.begin() + (o + 1) * direct_k);
+    for (int o = 0; o < oc; ++o) {  // [oc][direct, then segments: tap, channel]
+      const float* row = direct_weight.data() + static_cast<std::size_t>(o) * direct_k;
+      direct.weight.insert(direct.weight.end(), row, row + direct_k);
       int first = 0;
       for (const Segment& s : segments) {
         for (int tap = 0; tap < 9; ++tap) {
+          if (winograd && (stride == 1 || tap != 4)) continue;  // the centre tap alone stays, at stride 2
           for (int c = first; c < first + s.count; ++c)
-            weight.push_back(taps[(static_cast<std::size_t>(o) * k + c) * 9 + tap]);
+            direct.weight.push_back(taps[(static_cast<std::size_t>(o) * k + c) * 9 + tap]);
         }
         first += s.count;
       }
     }
-    direct.segments.insert(direct.segments.end(), segments.begin(), segments.end());
-    direct.weight = std::move(weight);
-    plan.phases.push_back(std::move(direct));
+    if (winograd) {
+      plan.phases.push_back(
+          WinogradConvPhase{std::move(direct), std::move(segments), transform_weights(taps, oc, k, stride)});
+    } else {
+      plan.phases.push_back(std::move(direct));
+    }
   };
   plan.phases.push_back(StemPhase{0, weights(width, 147), weights(width, 1)});
   plan.phases.push_back(SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, weights(mid, width), weights(mid, 1), true, -1});
   add({2, {}, {}, {}, false, 0}, {{1, 0, mid, 3, 1}});                                          // shortcut
   add({3, {{0, 0, width, 1, 1}}, {}, {}, true, -1}, {{1, 1, mid - 1, 3, 1}, {2, 0, 3, 3, 1}});  // slices, a 1x1, ReLU
-  plan.phases.push_back(
-      SegmentedConvPhase{4, {{3, 0, width, 1, 2}}, weights(width, width), weights(width, 1), true, -1});
-  add({5, {}, {}, {}, false, -1}, {{4, 0, width, 3, 1}});
-  plan.phases.push_back(ShiftedMeansPhase{6, 5, 1, 1, 0, width});
-  plan.phases.push_back(LinearHeadPhase{7, {{6, width}}, weights(5, width), weights(5, 1)});
-  plan.outputs = {{7, 0, 5}, {5, 0, width}, {3, 0, width}};
+  add({4, {{2, 0, width, 1, 2}}, {}, {}, true, -1}, {{3, 0, width, 3, 2}, {2, 1, width - 1, 3, 2}});
+  add({5, {}, {}, {}, false, 4}, {{4, 0, width, 3, 1}});
+  add({6, {}, {}, {}, false, -1}, {{5, 0, width, 3, 2}});
+  plan.phases.push_back(ShiftedMeansPhase{7, 6, 1, 1, 0, width});
+  plan.phases.push_back(LinearHeadPhase{8, {{7, width}}, weights(5, width), weights(5, 1)});
+  plan.outputs = {{8, 0, 5}, {6, 0, width}, {5, 0, width}, {3, 0, width}};
   return plan;
 }
 

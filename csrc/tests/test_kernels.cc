@@ -340,16 +340,28 @@ FA_TEST(stem_rows_and_pool) {
 }
 
 FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
-  for (const WinogradKernel* kernel : runnable(kernel_lists().Winograd)) {
+  std::vector<const WinogradKernel*> kernels = runnable(kernel_lists().Winograd);
+  for (const WinogradKernel* kernel : runnable(kernel_lists().Polyphase)) kernels.push_back(kernel);
+  for (const WinogradKernel* kernel : kernels) {
+    const WinogradForm& form = kernel->form;
+    const bool strided = form.stride == 2;
+    const auto visit_points = [&](const auto& visit) {  // (point, its place in the square of the matrices)
+      for (int y = 0; y < form.side; ++y) {
+        for (int x = 0; x < form.side; ++x) {
+          if (form.has_point(y, x)) visit(form.point(y, x), y * form.side + x);
+        }
+      }
+    };
     for (int channels : {1, 7, 8, 16, 21}) {
-      const int side = 6, pitch = channels + 2, points = kWinogradPoints, step = channels + 5;
+      const int side = form.side, square = side * side, points = form.points();
+      const int pitch = channels + 2, step = channels + 5;
       const std::vector<float> src = values(static_cast<std::size_t>(side) * side * pitch, 31, true);
-      for (const auto& [rows, columns] : {std::pair{6, 6}, {6, 3}, {4, 6}, {5, 5}}) {
+      for (const auto& [rows, columns] : {std::pair{side, side}, {side, 3}, {4, side}, {5, 5}, {side - 1, side - 1}}) {
         std::vector<float> dst(static_cast<std::size_t>(points) * step, kCanary);
         WinogradInputArgs args;
         args.src = src.data();
         args.pixel_pitch = pitch;
-        args.row_pitch = side * pitch;
+        args.row_pitch = static_cast<std::int64_t>(side) * pitch;
         args.rows = rows;
         args.columns = columns;
         args.channels = channels;
@@ -357,12 +369,13 @@ FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
         args.point_pitch = step;
         kernel->input(args);
         for (int c = 0; c < channels; ++c) {
-          std::vector<double> tile(points, 0.0);
+          std::vector<double> tile(square, 0.0);
           for (int y = 0; y < rows; ++y) {
             for (int x = 0; x < columns; ++x) tile[y * side + x] = src[(y * side + x) * pitch + c];
           }
-          const std::vector<double> expected = test::sandwich(test::kBt, tile);
-          for (int p = 0; p < points; ++p) FA_CHECK_MESSAGE(dst[p * step + c] == expected[p], kernel->name);
+          const std::vector<double> expected =
+              strided ? test::sandwich(test::kPolyphaseBt, tile) : test::sandwich(test::kBt, tile);
+          visit_points([&](int p, int at) { FA_CHECK_MESSAGE(dst[p * step + c] == expected[at], kernel->name); });
         }
         FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == points * (step - channels));
       }
@@ -387,9 +400,10 @@ FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
           args.columns = columns;
           kernel->output(args);
           for (int c = 0; c < channels; ++c) {
-            std::vector<double> tile(points);
-            for (int p = 0; p < points; ++p) tile[p] = products[p * step + c];
-            const std::vector<double> expected = test::sandwich(test::kAt, tile);
+            std::vector<double> tile(square, 0.0);
+            visit_points([&](int p, int at) { tile[at] = products[p * step + c]; });
+            const std::vector<double> expected =
+                strided ? test::sandwich(test::kPolyphaseAt, tile) : test::sandwich(test::kAt, tile);
             for (int y = 0; y < rows; ++y) {
               for (int x = 0; x < columns; ++x) {
                 double value = expected[y * 4 + x] + bias[c] + (mode & 1 ? added[(y * 4 + x) * channels + c] : 0.0f);
@@ -405,11 +419,31 @@ FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
   }
 }
 
+FA_TEST(points_of_a_form_share_filters_along_untransformed_axes) {
+  for (const WinogradForm& form : {kWinograd4x4, kPolyphase4x4}) {
+    std::vector<int> points, uses(form.filters(), 0);
+    for (int y = 0; y < form.side; ++y) {
+      for (int x = 0; x < form.side; ++x) {
+        if (!form.has_point(y, x)) continue;
+        points.push_back(form.point(y, x));
+        ++uses[form.filter(y, x)];
+      }
+    }
+    for (int p = 0; p < form.points(); ++p) FA_CHECK(points[p] == p);  // row-major, without gaps
+    FA_CHECK(static_cast<int>(points.size()) == form.points());
+    for (int f = 0; f < form.filters(); ++f) {  // 5x5 filters are used once, 5 per axis for the four inputs as they are
+      const bool untransformed = form.stride == 2 && (f % 6 == 5 || f >= 30);
+      FA_CHECK(uses[f] == (untransformed ? 4 : 1));
+    }
+  }
+}
+
 FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().SegmentedConv.back().features == 0);
   FA_CHECK(kernel_lists().ShiftedMeans.back().features == 0);
   FA_CHECK(kernel_lists().Linear.back().features == 0);
   FA_CHECK(kernel_lists().Stem.back().features == 0);
   FA_CHECK(kernel_lists().Winograd.back().features == 0);
+  FA_CHECK(kernel_lists().Polyphase.back().features == 0);
   FA_CHECK(&best(kernel_lists().Linear, 0) == kernel_lists().Linear.back().kernel);
 }

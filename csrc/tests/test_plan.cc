@@ -97,9 +97,9 @@ FA_TEST(grouped_phases_stay_in_their_slot) {
   FA_CHECK(plan_memory(light, check(light)).first_grouped == static_cast<int>(light.phases.size()));
   std::vector<std::size_t> workspaces(plan.phases.size(), 1000);
   const MemoryPlan memory = plan_memory(plan, check(plan), workspaces);
-  FA_CHECK(memory.first_grouped == 5);
+  FA_CHECK(memory.first_grouped == 4);
   FA_CHECK(memory.slot_floats % 16 == 0 && memory.slot_floats < memory.arena_floats);
-  for (int t : {3, 4, 5}) FA_CHECK(end_of(plan, memory, t) <= memory.slot_floats);  // 3 is an output
+  for (int t : {2, 3, 4, 5, 6}) FA_CHECK(end_of(plan, memory, t) <= memory.slot_floats);
   for (std::size_t p = 0; p < plan.phases.size(); ++p) {
     const std::size_t end = memory.workspaces[p] + workspaces[p];
     FA_CHECK(end <= (static_cast<int>(p) < memory.first_grouped ? memory.arena_floats : memory.slot_floats));
@@ -108,17 +108,35 @@ FA_TEST(grouped_phases_stay_in_their_slot) {
 
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
-      [](WinogradConvPhase& p) { p.weight.pop_back(); },       [](WinogradConvPhase& p) { p.segments.clear(); },
-      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; },  [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
-      [](WinogradConvPhase& p) { p.segments[0].count += 99; }, [](WinogradConvPhase& p) { p.direct.bias.clear(); },
-      [](WinogradConvPhase& p) { p.direct.residual = 1; },
+      [](WinogradConvPhase& p) { p.weight.pop_back(); },      [](WinogradConvPhase& p) { p.segments.clear(); },
+      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; }, [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
+      [](WinogradConvPhase& p) { p.segments[0].stride = 3; }, [](WinogradConvPhase& p) { p.segments[0].count += 99; },
+      [](WinogradConvPhase& p) { p.direct.bias.clear(); },    [](WinogradConvPhase& p) { p.direct.residual = 1; },
   };
-  FA_CHECK(check(test::winograd_plan(6, true)).size() == 8);
+  FA_CHECK(check(test::winograd_plan(6, true)).size() == 9);
   for (std::size_t i = 0; i < flaws.size(); ++i) {
     Plan plan = test::winograd_plan(6, true);
     flaws[i](std::get<WinogradConvPhase>(plan.phases[2]));
     FA_CHECK_THROWS(std::invalid_argument, check(plan));
   }
+}
+
+FA_TEST(winograd_segments_have_one_stride) {
+  Plan plan;
+  plan.pixels = 32;
+  plan.tensors = {{8, 8, 4}, {1, 1, 4}, {1, 1, 4}};
+  plan.phases.push_back(StemPhase{0, std::vector<float>(4 * 147), std::vector<float>(4)});
+  plan.phases.push_back(
+      SegmentedConvPhase{1, {{0, 0, 4, 1, 8}}, std::vector<float>(16), std::vector<float>(4), false, -1});
+  WinogradConvPhase phase;
+  phase.direct.dst = 2;
+  phase.direct.bias.resize(4);
+  phase.segments = {{1, 0, 4, 3, 1}, {1, 0, 4, 3, 1}};
+  phase.weight.resize(static_cast<std::size_t>(36) * 4 * 8);
+  plan.phases.push_back(phase);
+  FA_CHECK(check(plan).size() == 3);
+  std::get<WinogradConvPhase>(plan.phases[2]).segments[1].stride = 2;  // its size fits too
+  FA_CHECK_THROWS(std::invalid_argument, check(plan));
 }
 
 FA_TEST(an_input_that_is_read_later_is_not_replaced) {

@@ -1,7 +1,10 @@
-// F(4x4, 3x3) by its matrices, in double: what the kernels' factored transforms are compared with.
+// F(4x4, 3x3) and its polyphase form by their matrices, in double: what the kernels' factored transforms are compared
+// with.
 #pragma once
 
 #include <vector>
+
+#include "plan/phase.h"
 
 namespace faceattr::test {
 
@@ -15,6 +18,17 @@ inline constexpr double kG[6][3] = {{1 / 4., 0, 0},
                                     {1 / 24., 1 / 12., 1 / 6.},
                                     {1 / 24., -1 / 12., 1 / 6.},
                                     {0, 0, 1}};
+
+inline constexpr double kPolyphaseBt[9][9] = {
+    {2, 0, -1, 0, -2, 0, 1, 0, 0}, {0, 0, -2, 0, -1, 0, 1, 0, 0}, {0, 0, 2, 0, -3, 0, 1, 0, 0},
+    {0, 0, -1, 0, 0, 0, 1, 0, 0},  {0, 0, 2, 0, -1, 0, -2, 0, 1}, {0, 1, 0, 0, 0, 0, 0, 0, 0},
+    {0, 0, 0, 1, 0, 0, 0, 0, 0},   {0, 0, 0, 0, 0, 1, 0, 0, 0},   {0, 0, 0, 0, 0, 0, 0, 1, 0}};
+inline constexpr double kPolyphaseAt[4][9] = {{1, 1, 1, 1, 0, 1, 0, 0, 0},
+                                              {0, 1, -1, 2, 0, 0, 1, 0, 0},
+                                              {0, 1, 1, 4, 0, 0, 0, 1, 0},
+                                              {0, 1, -1, 8, 1, 0, 0, 0, 1}};
+inline constexpr double kPolyphaseG[6][3] = {
+    {1 / 2., 0, 0}, {-1 / 2., 0, -1 / 2.}, {-1 / 6., 0, 1 / 6.}, {1 / 6., 0, 1 / 3.}, {0, 0, 1}, {0, 1, 0}};
 
 // left * middle * left^T, row-major.
 template <int kOut, int kIn>
@@ -30,12 +44,14 @@ std::vector<double> sandwich(const double (&left)[kOut][kIn], const std::vector<
   return result;
 }
 
-// [oc][k][3][3] → [36][oc][k].
-inline std::vector<float> transform_weights(const std::vector<float>& weight, int oc, int k) {
-  std::vector<float> result(static_cast<std::size_t>(36) * oc * k);
+// [oc][k][3][3] → [filters][oc][k].
+inline std::vector<float> transform_weights(const std::vector<float>& weight, int oc, int k, int stride) {
+  const int filters = winograd_filters(stride);
+  std::vector<float> result(static_cast<std::size_t>(filters) * oc * k);
   for (int f = 0; f < oc * k; ++f) {
-    const std::vector<double> points = sandwich(kG, {weight.begin() + f * 9, weight.begin() + f * 9 + 9});
-    for (int p = 0; p < 36; ++p) result[static_cast<std::size_t>(p) * oc * k + f] = static_cast<float>(points[p]);
+    const std::vector<double> taps(weight.begin() + f * 9, weight.begin() + f * 9 + 9);
+    const std::vector<double> points = stride == 1 ? sandwich(kG, taps) : sandwich(kPolyphaseG, taps);
+    for (int p = 0; p < filters; ++p) result[static_cast<std::size_t>(p) * oc * k + f] = static_cast<float>(points[p]);
   }
   return result;
 }

@@ -46,6 +46,7 @@ class Plan:
         self,
         dst: int,
         segments: Sequence[tuple[int, int, int]],
+        stride: int,
         weight: _Floats,
         direct_segments: Sequence[tuple[int, int, int, int, int]],
         direct_weight: _Floats,
@@ -53,7 +54,7 @@ class Plan:
         relu: bool,
         residual: int,
     ) -> None:
-        """Stride-1 3x3 segments (src, start, count) by Winograd F(4x4); weight: [36, oc, K], transformed."""
+        """3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K]."""
 
     def quantized_stem(self, dst: int, weight: _Int8s, bias: _Int32s, multiplier: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""

@@ -1,33 +1,45 @@
-"""How each convolution of a plan is computed: directly, or its stride-1 3x3 segments by Winograd's F(4x4, 3x3).
+"""How each convolution of a plan is computed: directly, or its 3x3 segments by tiles of 4x4 outputs.
 
-F(4x4) makes a 4x4 tile of outputs from 36 products per channel where a direct 3x3 takes 144. A map whose side is no
-multiple of four computes outputs that nobody reads: at 14x14 four tiles per side cover 16, and 36 · 16 products stand
-against 9 · 196, a third. It rounds a little more than a direct sum; docs/numerics.md has the errors.
+``winograd4x4``, for stride 1: F(4x4, 3x3) makes a tile from 36 products per channel where a direct 3x3 takes 144.
+``polyphase4x4``, for stride 2: along one axis, output o is w0 x[2o-1] + w1 x[2o] + w2 x[2o+1]. The odd inputs are the
+input of a two-tap filter at stride 1, of which F(4, 2) makes four outputs from five products; the even ones take one
+product each. In two dimensions 9 · 9 = 81 products remain of 144, 16 of them those of the centre tap, which is computed
+directly as a 1x1.
 
-The rule is a count: the smaller number of products wins, the transforms counted as products too. FACEATTR_ALGORITHM
-(``direct``, ``winograd4x4``) forces one wherever it can be applied; :meth:`FastForward.describe` shows what was chosen.
+A map whose side is no multiple of four computes outputs that nobody reads: at 14x14 four tiles per side cover 16, and
+36 · 16 products stand against 9 · 196, a third. Both round a little more than a direct sum; docs/numerics.md has the
+errors.
+
+The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
+are four times as many, counted as products too. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``)
+forces one wherever it can be applied, and a direct sum elsewhere; :meth:`FastForward.describe` shows what was chosen.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import cast, get_args
+from typing import get_args
 
 import numpy as np
 
 from .errors import DeviceError
-from .plan import WINOGRAD_POINTS, Algorithm, Plan, SegmentedConv, winograd_tiles
+from .plan import TRANSFORMED_POINTS, Algorithm, Plan, SegmentedConv, tile_count
 
 __all__ = ["choose_algorithms", "forced_algorithm", "transform_weight"]
 
 Array = np.ndarray
 
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
 _TRANSFORM_COST = 6
+# An image reads each weight once from the outer cache, at about 8 bytes per cycle: half a cycle, in which a core with
+# two 8-wide multiply-adds could do 8 products.
+_WEIGHT_COST = 8
 
-# G of F(4x4, 3x3) for the points 0, ±1, ±2 and infinity (Lavin & Gray, 2015).
-_G = np.array(
+# Of F(4x4, 3x3) for the points 0, ±1, ±2 and infinity (Lavin & Gray, 2015): a row per point along one axis.
+_WINOGRAD = np.array(
     [
         [1 / 4, 0, 0],
         [-1 / 6, -1 / 6, -1 / 6],
@@ -37,13 +49,31 @@ _G = np.array(
         [0, 0, 1],
     ]
 )
+# F(4, 2) of the outer taps for the points 0, ±1, 2 and infinity, and the middle tap as it is. Row i of a point p_i is
+# (1, p_i) / Π_j (p_i - p_j) over the other finite points: the filter as a polynomial at p_i, with the denominator of
+# Lagrange's interpolation (tests/test_algorithms.py derives all three matrices).
+_POLYPHASE = np.array(
+    [
+        [1 / 2, 0, 0],
+        [-1 / 2, 0, -1 / 2],
+        [-1 / 6, 0, 1 / 6],
+        [1 / 6, 0, 1 / 3],
+        [0, 0, 1],
+        [0, 1, 0],
+    ]
+)
 
 
-def transform_weight(weight: Array) -> Array:
-    """G w Gᵀ of every filter, float64: [oc, c, 3, 3] → [36, oc, c]."""
+def transform_weight(weight: Array, algorithm: Algorithm) -> Array:
+    """G w Gᵀ of every filter, float64: [oc, c, 3, 3] → [36, oc, c], or [35, oc, c] without the centre tap."""
     out, channels = weight.shape[:2]
-    points: Array = np.kron(_G, _G) @ weight.reshape(out * channels, 9).T
-    return points.reshape(WINOGRAD_POINTS, out, channels)
+    axis = _WINOGRAD if algorithm == "winograd4x4" else _POLYPHASE
+    points: Array = np.kron(axis, axis) @ weight.reshape(out * channels, 9).T
+    return points.reshape(36, out, channels)[: _filters(algorithm)]
+
+
+def _filters(algorithm: Algorithm) -> int:
+    return {"direct": 0, "winograd4x4": 36, "polyphase4x4": 35}[algorithm]
 
 
 def forced_algorithm() -> Algorithm | None:
@@ -55,14 +85,13 @@ def forced_algorithm() -> Algorithm | None:
     name = os.environ.get("FACEATTR_ALGORITHM")
     if not name:
         return None
-    for algorithm in get_args(Algorithm):
-        if name == algorithm:
-            return cast(Algorithm, algorithm)
-    raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(get_args(Algorithm))}")
+    if name not in ALGORITHMS:
+        raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(ALGORITHMS)}")
+    return name
 
 
 def choose_algorithms(plan: Plan, forced: Algorithm | None = None) -> Plan:
-    """The plan with an algorithm for each convolution: the cheaper one, or ``forced`` where it can be applied."""
+    """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied."""
     phases = [
         replace(phase, algorithm=_choose(plan, phase, forced)) if isinstance(phase, SegmentedConv) else phase
         for phase in plan.phases
@@ -71,12 +100,18 @@ def choose_algorithms(plan: Plan, forced: Algorithm | None = None) -> Plan:
 
 
 def _choose(plan: Plan, phase: SegmentedConv, forced: Algorithm | None) -> Algorithm:
-    trial = replace(phase, algorithm="winograd4x4")
-    transformed, _ = trial.split()
-    if not transformed or forced == "direct":
-        return "direct"
+    trials = [replace(phase, algorithm=algorithm) for algorithm in ALGORITHMS]
+    applicable = [trial for trial in trials if trial.algorithm == "direct" or trial.split()[0]]
+    if forced is not None:
+        return forced if any(trial.algorithm == forced for trial in applicable) else "direct"
+    return min(applicable, key=lambda trial: _cost(plan, trial)).algorithm
+
+
+def _cost(plan: Plan, phase: SegmentedConv) -> int:
     shape = plan.tensors[phase.dst]
-    values = winograd_tiles(shape.height) * winograd_tiles(shape.width) * WINOGRAD_POINTS
-    transforms = _TRANSFORM_COST * values * (shape.channels + sum(segment.count for segment in transformed))
-    cheaper = plan.phase_products(trial) + transforms < plan.phase_multiply_adds(phase)
-    return "winograd4x4" if forced or cheaper else "direct"
+    transformed, direct = phase.split()
+    channels = sum(segment.count for segment in transformed)
+    weights = sum(int(segment.weight.size) for segment in direct)
+    weights += _filters(phase.algorithm) * channels * shape.channels
+    values = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape) * (shape.channels + channels)
+    return plan.phase_products(phase) + _TRANSFORM_COST * values + _WEIGHT_COST * weights

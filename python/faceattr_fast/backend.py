@@ -44,9 +44,10 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 if transformed:
-                    points = _f32(np.concatenate([transform_weight(s.weight) for s in transformed], axis=2))
+                    filters = [transform_weight(s.weight, phase.algorithm) for s in transformed]
+                    points, stride = _f32(np.concatenate(filters, axis=2)), transformed[0].stride
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
-                    core.winograd_conv(dst, sources, points, segments, weight, bias, phase.relu, residual)
+                    core.winograd_conv(dst, sources, stride, points, segments, weight, bias, phase.relu, residual)
                 else:
                     copy = -1 if phase.copy is None else index[phase.copy]
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)

@@ -31,13 +31,17 @@ __all__ = [
 ]
 
 Array = np.ndarray
-Algorithm = Literal["direct", "winograd4x4"]
+Algorithm = Literal["direct", "winograd4x4", "polyphase4x4"]
 
-WINOGRAD_POINTS = 36  # products per 4x4 tile of outputs and channel
+# Of the 3x3 convolutions that an algorithm transforms: their stride, and what is left of their products per 4x4 tile of
+# outputs and channel (polyphase4x4 computes the centre tap directly, 16 more).
+TRANSFORMED_STRIDE: dict[Algorithm, int] = {"winograd4x4": 1, "polyphase4x4": 2}
+TRANSFORMED_POINTS: dict[Algorithm, int] = {"winograd4x4": 36, "polyphase4x4": 65}
 
 
-def winograd_tiles(side: int) -> int:
-    return -(-side // 4)
+def tile_count(shape: TensorShape) -> int:
+    """Tiles of 4x4 outputs that cover a tensor."""
+    return -(-shape.height // 4) * -(-shape.width // 4)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Segment:
 class SegmentedConv:
     """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity.
 
-    ``algorithm`` is how a backend computes the 3x3 segments at stride 1; see :mod:`.algorithms`. Where sources are
+    ``algorithm`` is how a backend computes the 3x3 segments at stride 1 or 2; see :mod:`.algorithms`. Where sources are
     stored as bfloat16, weights are rounded to it, sums stay float32, and ``copy`` may hold ``dst`` as bfloat16.
     """
 
@@ -106,11 +110,15 @@ class SegmentedConv:
     copy: str | None = None  # a tensor of bfloat16 of dst's shape
 
     def split(self) -> tuple[list[Segment], list[Segment]]:
-        """The segments that ``algorithm`` transforms, and the others, which are computed directly."""
-        transforms = self.algorithm == "winograd4x4"
-        fits = [transforms and segment.kernel == 3 and segment.stride == 1 for segment in self.segments]
-        pairs = list(zip(self.segments, fits, strict=True))
-        return [segment for segment, fit in pairs if fit], [segment for segment, fit in pairs if not fit]
+        """The segments that ``algorithm`` transforms, and what is computed directly: the others, and with
+        ``polyphase4x4`` the centre taps of the former.
+        """
+        stride = TRANSFORMED_STRIDE.get(self.algorithm)
+        transformed = [segment for segment in self.segments if segment.kernel == 3 and segment.stride == stride]
+        direct = [segment for segment in self.segments if segment.kernel != 3 or segment.stride != stride]
+        if self.algorithm == "polyphase4x4":
+            direct += [replace(segment, weight=segment.weight[:, :, 1:2, 1:2]) for segment in transformed]
+        return transformed, direct
 
 
 @dataclass(frozen=True)
@@ -231,14 +239,14 @@ class Plan:
                 return 0
 
     def phase_products(self, phase: Phase) -> int:
-        """Per image; fewer than its multiply-adds where Winograd's algorithm runs, whose transforms mostly add."""
+        """Per image; fewer than its multiply-adds where an algorithm transforms tiles, which takes mostly additions."""
         if not isinstance(phase, SegmentedConv):
             return self.phase_multiply_adds(phase)
         shape = self.tensors[phase.dst]
         transformed, direct = phase.split()
-        tiles = winograd_tiles(shape.height) * winograd_tiles(shape.width)
+        points = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape)
         return sum(int(s.weight.size) for s in direct) * shape.height * shape.width + sum(
-            len(s.weight) * s.count * WINOGRAD_POINTS * tiles for s in transformed
+            len(s.weight) * s.count * points for s in transformed
         )
 
     def without_weights(self) -> Plan:

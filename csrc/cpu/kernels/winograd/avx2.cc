@@ -3,7 +3,7 @@
 
 namespace faceattr::cpu {
 
-extern const WinogradKernel kWinogradF32Avx2 = {"winograd4x4_f32_avx2", Winograd<Avx2F32>::input,
-                                                Winograd<Avx2F32>::output};
+extern const WinogradKernel kWinogradF32Avx2 = winograd_kernel<Avx2F32, Winograd4x4Axis>("winograd4x4_f32_avx2");
+extern const PolyphaseKernel kPolyphaseF32Avx2 = winograd_kernel<Avx2F32, Polyphase4x4Axis>("polyphase4x4_f32_avx2");
 
 }  // namespace faceattr::cpu

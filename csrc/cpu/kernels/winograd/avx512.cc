@@ -3,7 +3,8 @@
 
 namespace faceattr::cpu {
 
-extern const WinogradKernel kWinogradF32Avx512 = {"winograd4x4_f32_avx512", Winograd<Avx512F32>::input,
-                                                  Winograd<Avx512F32>::output};
+extern const WinogradKernel kWinogradF32Avx512 = winograd_kernel<Avx512F32, Winograd4x4Axis>("winograd4x4_f32_avx512");
+extern const PolyphaseKernel kPolyphaseF32Avx512 =
+    winograd_kernel<Avx512F32, Polyphase4x4Axis>("polyphase4x4_f32_avx512");
 
 }  // namespace faceattr::cpu

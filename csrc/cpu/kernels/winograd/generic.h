@@ -1,5 +1,5 @@
-// The transforms of winograd.h over any vector type: each is its 1-d form on the columns, then on the rows. Channels
-// that do not fill a vector run one by one, over a vector type of one.
+// The transforms of winograd.h over any vector type: each is its form along one axis, on the columns, then on the rows.
+// Channels that do not fill a vector run one by one, over a vector type of one.
 #pragma once
 
 #include "cpu/kernels/winograd/winograd.h"
@@ -24,51 +24,124 @@ struct SingleF32 {
 };
 
 template <class Vec>
+Vec constant(float value) {
+  return Vec::broadcast(&value);
+}
+
+// a + factor * b.
+template <class Vec>
+Vec plus(Vec a, float factor, Vec b) {
+  a.add_product(constant<Vec>(factor), b);
+  return a;
+}
+
+template <class Vec>
+struct Winograd4x4Axis {
+  static constexpr WinogradForm kForm = kWinograd4x4;
+
+  // Bᵀ: rows (4 0 -5 0 1 0), (0 -4 -4 1 1 0), (0 4 -4 -1 1 0), (0 -2 -1 2 1 0), (0 2 -1 -2 1 0), (0 4 0 -5 0 1).
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[6], Vec (&o)[6]) {
+    const Vec even4 = plus(d[4], -4, d[2]), odd4 = plus(d[3], -4, d[1]);
+    const Vec even1 = d[4] - d[2], odd2 = constant<Vec>(2) * (d[3] - d[1]);
+    o[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
+    o[1] = even4 + odd4;
+    o[2] = even4 - odd4;
+    o[3] = even1 + odd2;
+    o[4] = even1 - odd2;
+    o[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
+  }
+
+  // Aᵀ: rows (1 1 1 1 1 0), (0 1 -1 2 -2 0), (0 1 1 4 4 0), (0 1 -1 8 -8 1).
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[6], Vec (&o)[4]) {
+    const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    o[0] = (m[0] + sum1) + sum2;
+    o[1] = plus(difference1, 2, difference2);
+    o[2] = plus(sum1, 4, sum2);
+    o[3] = plus(difference1, 8, difference2) + m[5];
+  }
+};
+
+template <class Vec>
+struct Polyphase4x4Axis {
+  static constexpr WinogradForm kForm = kPolyphase4x4;
+
+  // Bᵀ on inputs 0, 2, 4, 6, 8: rows (2 -1 -2 1 0), (0 -2 -1 1 0), (0 2 -3 1 0), (0 -1 0 1 0), (0 2 -1 -2 1); then
+  // inputs 1, 3, 5, 7.
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[9], Vec (&o)[9]) {
+    const Vec step = d[6] - d[2];
+    o[0] = plus(step, 2, d[0] - d[4]);
+    o[1] = plus(d[6] - d[4], -2, d[2]);
+    o[2] = plus(plus(d[6], 2, d[2]), -3, d[4]);
+    o[3] = step;
+    o[4] = plus(d[8] - d[4], -2, step);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) o[5 + i] = d[2 * i + 1];
+  }
+
+  // Aᵀ: rows (1 1 1 1 0), (0 1 -1 2 0), (0 1 1 4 0), (0 1 -1 8 1), each with the product of its even input.
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[9], Vec (&o)[4]) {
+    const Vec sum = m[1] + m[2], difference = m[1] - m[2];
+    o[0] = ((m[0] + sum) + m[3]) + m[5];
+    o[1] = plus(difference, 2, m[3]) + m[6];
+    o[2] = plus(sum, 4, m[3]) + m[7];
+    o[3] = (plus(difference, 8, m[3]) + m[4]) + m[8];
+  }
+};
+
+template <class Vec, template <class> class Axis>
 struct WinogradTransforms {
-  static constexpr int kIn = kWinogradInput, kOut = kWinogradOutput;
+  static constexpr WinogradForm kForm = Axis<Vec>::kForm;
+  static constexpr int kSide = kForm.side, kOut = kWinogradOutput;
 
   static void input(const WinogradInputArgs& args, int c) {
-    Vec t[kIn][kIn];  // Bᵀ d, [row][column]
+    Vec t[kSide][kSide];  // Bᵀ d, [row][column]
 #pragma GCC unroll 1
-    for (int x = 0; x < kIn; ++x) {
-      Vec d[kIn];
-#pragma GCC unroll 8
-      for (int y = 0; y < kIn; ++y) {
+    for (int x = 0; x < kSide; ++x) {
+      Vec d[kSide];
+#pragma GCC unroll 16
+      for (int y = 0; y < kSide; ++y) {
         const bool exists = y < args.rows && x < args.columns;
         d[y] = exists ? Vec::load(args.src + y * args.row_pitch + x * args.pixel_pitch + c) : Vec::zero();
       }
-      Vec o[kIn];
-      input_1d(d, o);
-#pragma GCC unroll 8
-      for (int y = 0; y < kIn; ++y) t[y][x] = o[y];
+      Vec o[kSide];
+      Axis<Vec>::input(d, o);
+#pragma GCC unroll 16
+      for (int y = 0; y < kSide; ++y) t[y][x] = o[y];
     }
+    float* dst = args.dst + c;
 #pragma GCC unroll 1
-    for (int y = 0; y < kIn; ++y) {
-      Vec o[kIn];
-      input_1d(t[y], o);
-#pragma GCC unroll 8
-      for (int x = 0; x < kIn; ++x) o[x].store(args.dst + (y * kIn + x) * args.point_pitch + c);
+    for (int y = 0; y < kSide; ++y) {
+      Vec o[kSide];
+      Axis<Vec>::input(t[y], o);
+#pragma GCC unroll 16
+      for (int x = 0; x < kSide; ++x) {
+        if (!kForm.has_point(y, x)) break;
+        o[x].store(dst);
+        dst += args.point_pitch;
+      }
     }
   }
 
   static void output(const WinogradOutputArgs& args, int c) {
-    Vec t[kOut][kIn];  // Aᵀ m, [row][column]
+    Vec t[kOut][kSide];  // Aᵀ m, [row][column]
 #pragma GCC unroll 1
-    for (int x = 0; x < kIn; ++x) {
-      Vec m[kIn];
-#pragma GCC unroll 8
-      for (int y = 0; y < kIn; ++y) m[y] = Vec::load(args.src + (y * kIn + x) * args.point_pitch + c);
+    for (int x = 0; x < kSide; ++x) {
+      Vec m[kSide];
+#pragma GCC unroll 16
+      for (int y = 0; y < kSide; ++y) {
+        m[y] = kForm.has_point(y, x) ? Vec::load(args.src + kForm.point(y, x) * args.point_pitch + c) : Vec::zero();
+      }
       Vec o[kOut];
-      output_1d(m, o);
-#pragma GCC unroll 8
+      Axis<Vec>::output(m, o);
+#pragma GCC unroll 4
       for (int y = 0; y < kOut; ++y) t[y][x] = o[y];
     }
     const Vec bias = Vec::load(args.bias + c);
 #pragma GCC unroll 1
     for (int y = 0; y < args.rows; ++y) {
       Vec o[kOut];
-      output_1d(t[y], o);
-#pragma GCC unroll 8
+      Axis<Vec>::output(t[y], o);
+#pragma GCC unroll 4
       for (int x = 0; x < kOut; ++x) {
         if (x >= args.columns) break;
         Vec value = o[x] + bias;
@@ -80,51 +153,27 @@ struct WinogradTransforms {
       }
     }
   }
-
- private:
-  static Vec constant(float value) { return Vec::broadcast(&value); }
-  // a + factor * b.
-  static Vec plus(Vec a, float factor, Vec b) {
-    a.add_product(constant(factor), b);
-    return a;
-  }
-
-  // Bᵀ: rows (4 0 -5 0 1 0), (0 -4 -4 1 1 0), (0 4 -4 -1 1 0), (0 -2 -1 2 1 0), (0 2 -1 -2 1 0), (0 4 0 -5 0 1).
-  [[gnu::always_inline]] static inline void input_1d(const Vec (&d)[kIn], Vec (&o)[kIn]) {
-    const Vec even4 = plus(d[4], -4, d[2]), odd4 = plus(d[3], -4, d[1]);
-    const Vec even1 = d[4] - d[2], odd2 = constant(2) * (d[3] - d[1]);
-    o[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
-    o[1] = even4 + odd4;
-    o[2] = even4 - odd4;
-    o[3] = even1 + odd2;
-    o[4] = even1 - odd2;
-    o[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
-  }
-
-  // Aᵀ: rows (1 1 1 1 1 0), (0 1 -1 2 -2 0), (0 1 1 4 4 0), (0 1 -1 8 -8 1).
-  [[gnu::always_inline]] static inline void output_1d(const Vec (&m)[kIn], Vec (&o)[kOut]) {
-    const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-    o[0] = (m[0] + sum1) + sum2;
-    o[1] = plus(difference1, 2, difference2);
-    o[2] = plus(sum1, 4, sum2);
-    o[3] = plus(difference1, 8, difference2) + m[5];
-  }
 };
 
-template <class Vec>
+template <class Vec, template <class> class Axis>
 struct Winograd {
   static void input(const WinogradInputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec>::input(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32>::input(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::input(args, c);
+    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::input(args, c);
   }
 
   static void output(const WinogradOutputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec>::output(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32>::output(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::output(args, c);
+    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::output(args, c);
   }
 };
+
+template <class Vec, template <class> class Axis>
+constexpr WinogradKernel winograd_kernel(const char* name) {
+  return {name, Axis<Vec>::kForm, Winograd<Vec, Axis>::input, Winograd<Vec, Axis>::output};
+}
 
 }  // namespace
 }  // namespace faceattr::cpu
