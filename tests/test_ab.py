@@ -91,7 +91,7 @@ def test_two_sides_take_turns(ab, weights, tmp_path):
 
 def test_a_side_that_computes_something_else_is_not_timed(ab, weights, tmp_path):
     paths = {"A": PACKAGE.parent, "B": stand_in(tmp_path, 1.001)}
-    with pytest.raises(SystemExit, match="B computes something else at batch 1: error 1[.]0e-03"):
+    with pytest.raises(SystemExit, match=r"B computes something else at batch 1: error 1[.]0e-03"):
         ab.compare(paths, weights, [1], threads=1, seconds=0.05)
 
 

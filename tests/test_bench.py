@@ -199,6 +199,7 @@ def test_phase_bytes():
     tensors = {
         "a": TensorShape(8, 8, 4), "b": TensorShape(4, 4, 2), "c": TensorShape(1, 1, 4), "d": TensorShape(1, 1, 3),
         "q": TensorShape(4, 4, 2, integers), "r": TensorShape(4, 4, 2, integers),
+        "h": TensorShape(4, 4, 2, bfloat16=True),
     }  # fmt: skip
     three, one = np.zeros((2, 4, 3, 3)), np.zeros((2, 3, 1, 1))
     conv = SegmentedConv("b", (Segment("a", three, 2), Segment("a", one, 2)), None, relu=True)
@@ -207,14 +208,18 @@ def test_phase_bytes():
     quantized = QuantizedConv("b", (narrow,), np.zeros(2), np.ones(2), False, residual="b", copy="r")
     means, head = ShiftedMeans("c", "a", 1, 2, 0, 4), LinearHead("d", (("c", np.zeros((3, 4))),), np.zeros(3))
     stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
+    halves = SegmentedConv("b", (Segment("h", np.zeros((2, 2, 1, 1))),), None, False, residual="b", copy="h")
     plan = Plan(SPEC, tensors, (), {}, True)
-    # Inputs, weights, residual, result; of a 1x1 at stride 2 every fourth position is read.
-    assert phase_bytes(plan, conv, "float32") == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
-    assert phase_bytes(plan, flat, "bfloat16") == 2 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
-    assert phase_bytes(plan, quantized, "int8") == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * (4 * 4 * 2) + 4 * 4 * 2
-    assert phase_bytes(plan, means, "float32") == 4 * (4 * 4 * 4 + 4)
-    assert phase_bytes(plan, head, "float32") == 4 * (4 + 12 + 3)
-    assert phase_bytes(plan, stem, "float32") == 4 * (3 * 32 * 32 + 4 * 147 + 8 * 8 * 4)
+    # Inputs, weights, residual, copy, result; of a 1x1 at stride 2 every fourth position is read.
+    assert phase_bytes(plan, conv) == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
+    assert phase_bytes(plan, flat) == 4 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
+    assert phase_bytes(plan, quantized) == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * 4 * 2 + 4 * (4 * 4 * 2)
+    assert phase_bytes(plan, halves) == 2 * (4 * 4 * 2 + 2 * 2) + 4 * (4 * 4 * 2) + 2 * (4 * 4 * 2) + 4 * (4 * 4 * 2)
+    far = SegmentedConv("d", (Segment("a", three, 4),), None, relu=True)
+    assert phase_bytes(plan, far) == 4 * (6 * 6 * 4 + 2 * 4 * 9 + 3)  # of each four rows three
+    assert phase_bytes(plan, means) == 4 * (4 * 4 * 4 + 4)
+    assert phase_bytes(plan, head) == 4 * (4 + 12 + 3)
+    assert phase_bytes(plan, stem) == 4 * (3 * 32 * 32 + 4 * 147 + 8 * 8 * 4)
 
 
 # crops

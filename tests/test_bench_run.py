@@ -217,7 +217,7 @@ def test_a_worker_without_the_format_says_so(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def int8_inputs(weights, tmp_path_factory):
+def narrow_inputs(weights, tmp_path_factory):
     for package in ("torch", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     written = inputs.Inputs(tmp_path_factory.mktemp("inputs"))
@@ -230,8 +230,8 @@ def int8_inputs(weights, tmp_path_factory):
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", [name for name in CONTENDERS if name != "torch-compile"])
-def test_int8_contenders_compute_the_network(int8_inputs, name, batch):
-    written, reference = int8_inputs
+def test_int8_contenders_compute_the_network(narrow_inputs, name, batch):
+    written, reference = narrow_inputs
     contender = CONTENDERS[name]
     pytest.importorskip(contender.packages[0])
     prepared = contender.prepare(written, "int8", 1, batch)
@@ -242,9 +242,10 @@ def test_int8_contenders_compute_the_network(int8_inputs, name, batch):
         assert len(prepared.profile()) == len(prepared.plan["phases"])
 
 
-def test_bfloat16_torch_computes_the_network(int8_inputs, monkeypatch):
-    written, reference = int8_inputs
+@pytest.mark.parametrize("name", ["faceattr_fast", "faceattr_fast-uint8", "torch"])
+def test_bfloat16_contenders_compute_the_network(narrow_inputs, monkeypatch, name):
+    written, reference = narrow_inputs
     monkeypatch.setattr(peers, "_convolves_bfloat16", lambda: True)  # it does anywhere, but slowly
-    prepared = CONTENDERS["torch"].prepare(written, "bfloat16", 1, 3)
+    prepared = CONTENDERS[name].prepare(written, "bfloat16", 1, 3)
     errors = report.head_errors(worker.run_test_crops(prepared, written), reference)
     assert 1e-4 < max(errors.values()) < 0.05

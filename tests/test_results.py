@@ -13,13 +13,22 @@ from faceattr_fast.bench import report
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def results():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["results"] = module  # dataclasses look there
+def load(name):
+    """A module of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def results():
+    return load("results")
+
+
+@pytest.fixture(scope="module")
+def plots(results):
+    return load("plots")
 
 
 def test_documents_say_what_the_records_say(results, capsys):
@@ -122,3 +131,26 @@ def test_a_stale_document_is_found_and_mended(results, tree, monkeypatch, capsys
 def test_readme_needs_its_marks(results, readme):
     with pytest.raises(ValueError, match="once each"):
         results.with_table(readme.format(begin=results.BEGIN, end=results.END), "text")
+
+
+# plots
+
+
+def test_a_point_of_the_roofline(plots, tree):
+    (profile,) = json.loads((tree / "benchmarks/results/second/network-1.1.json").read_text())["profiles"]
+    first, second = plots.points(profile)
+    assert (first.phase, first.intensity) == ("x0", 1.0)
+    assert (first.gflops, first.share) == pytest.approx((20.0, 0.25))
+    assert second.share == pytest.approx(0.75)
+    profile["plan"]["phases"][0]["products"] = 0  # a mean only adds
+    assert [point.phase for point in plots.points(profile)] == ["x1"]
+
+
+def test_a_record_is_drawn(plots, tree, tmp_path):
+    pytest.importorskip("matplotlib")
+    record = json.loads((tree / "benchmarks/results/second/network-1.1.json").read_text())
+    paths = plots.draw(record, tmp_path / "network-1.1")
+    assert [path.name for path in paths] == [f"network-1.1-{name}.png" for name in ("times", "roofline", "phases")]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    first = json.loads((ROOT / "benchmarks/results/amd-epyc-7003-2cpu/network-0.1.0.json").read_text())
+    assert [path.name for path in plots.draw(first, tmp_path / "first")] == ["first-times.png"]

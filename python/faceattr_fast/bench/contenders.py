@@ -55,7 +55,7 @@ def _ours(form: str) -> Callable[[Inputs, str, int, int], Prepared]:
             return Prepared(lambda: last.keep(fast(array)), last.get, array, batch, settings)
         plan = fast.describe().to_dict()
         for phase, planned in zip(plan["phases"], fast._plan.phases, strict=True):
-            phase["bytes"] = phase_bytes(fast._plan, planned, dtype)
+            phase["bytes"] = phase_bytes(fast._plan, planned)
 
         def profile() -> list[float]:
             return [phase.seconds or 0.0 for phase in fast.profile(array[:1]).phases]
