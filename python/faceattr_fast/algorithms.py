@@ -26,7 +26,7 @@ import numpy as np
 from .errors import DeviceError
 from .plan import TRANSFORMED_POINTS, Algorithm, Plan, SegmentedConv, tile_count
 
-__all__ = ["choose_algorithms", "forced_algorithm", "transform_weight"]
+__all__ = ["choose_algorithms", "forced_algorithm", "transform_weight", "transformed_filters"]
 
 Array = np.ndarray
 
@@ -69,10 +69,11 @@ def transform_weight(weight: Array, algorithm: Algorithm) -> Array:
     out, channels = weight.shape[:2]
     axis = _WINOGRAD if algorithm == "winograd4x4" else _POLYPHASE
     points: Array = np.kron(axis, axis) @ weight.reshape(out * channels, 9).T
-    return points.reshape(36, out, channels)[: _filters(algorithm)]
+    return points.reshape(36, out, channels)[: transformed_filters(algorithm)]
 
 
-def _filters(algorithm: Algorithm) -> int:
+def transformed_filters(algorithm: Algorithm) -> int:
+    """Transformed weights per channel of input and output; polyphase4x4 has a centre tap besides."""
     return {"direct": 0, "winograd4x4": 36, "polyphase4x4": 35}[algorithm]
 
 
@@ -112,6 +113,6 @@ def _cost(plan: Plan, phase: SegmentedConv) -> int:
     transformed, direct = phase.split()
     channels = sum(segment.count for segment in transformed)
     weights = sum(int(segment.weight.size) for segment in direct)
-    weights += _filters(phase.algorithm) * channels * shape.channels
+    weights += transformed_filters(phase.algorithm) * channels * shape.channels
     values = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape) * (shape.channels + channels)
     return plan.phase_products(phase) + _TRANSFORM_COST * values + _WEIGHT_COST * weights

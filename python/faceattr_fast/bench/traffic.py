@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from ..algorithms import transformed_filters
 from ..plan import (
-    WINOGRAD_POINTS,
     LinearHead,
     Phase,
     Plan,
@@ -51,8 +51,9 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
                 total += sum(weights(s.weight, s.src) for s in phase.segments)
             else:
                 transformed, direct = phase.split()
+                filters = transformed_filters(phase.algorithm)
                 total += sum(weights(s.weight, s.src) for s in direct)
-                total += sum(weights(s.weight, s.src) * WINOGRAD_POINTS // s.kernel**2 for s in transformed)
+                total += sum(weights(s.weight, s.src) * filters // s.kernel**2 for s in transformed)
         case ShiftedMeans():
             total += tensor(phase.src, phase.count, _positions(plan, phase.src, phase.kernel, phase.stride))
         case LinearHead():
