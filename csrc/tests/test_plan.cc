@@ -106,6 +106,25 @@ FA_TEST(grouped_phases_stay_in_their_slot) {
   }
 }
 
+FA_TEST(weights_of_narrow_maps_weigh_half) {
+  Plan plan;
+  plan.pixels = 32;
+  plan.tensors = {{8, 8, 24, Format::kBfloat16}, {8, 8, 24}};
+  plan.phases.push_back(StemPhase{0, std::vector<float>(24 * 147), std::vector<float>(24)});
+  plan.phases.push_back(SegmentedConvPhase{
+      1, {{0, 0, 24, 3, 1}}, std::vector<float>(24 * 24 * 9), std::vector<float>(24), false, -1, -1});
+  // 5,184 weights of half a float, maps of 64 * 24 * 1.5 = 2,304 floats: with whole floats they would be heavy.
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 2);
+  plan.tensors[1].channels = 96;  // 10,368 of maps of 6,912 floats
+  auto& conv = std::get<SegmentedConvPhase>(plan.phases[1]);
+  conv.weight.resize(static_cast<std::size_t>(96) * 24 * 9);
+  conv.bias.resize(96);
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 2);
+  plan.tensors[0].height = plan.tensors[0].width = plan.tensors[1].height = plan.tensors[1].width = 4;
+  plan.pixels = 16;  // maps of 1,728 floats
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 1);
+}
+
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
       [](WinogradConvPhase& p) { p.weight.pop_back(); },      [](WinogradConvPhase& p) { p.segments.clear(); },
