@@ -225,8 +225,8 @@ class FastForward:
                 plan = quantize_plan(plan, int8_ranges(self._weights))
             case "bfloat16":
                 plan = store_bfloat16(plan)
-            case _:
-                plan = choose_algorithms(plan, self._forced_algorithm)
+        if self.dtype != "bfloat16":
+            plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 
