@@ -28,7 +28,7 @@ from faceattr_fast.plan import Output, QuantizedConv, QuantizedStem, SegmentedCo
 from faceattr_fast.quantize import _best_range, calibrate, quantize_plan
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.rewrite import build_plan
-from faceattr_fast.spec import PixelSpec
+from faceattr_fast.spec import BlockSpec, HeadSpec, PixelSpec, StemSpec
 from faceattr_fast.weights import Weights, read_weights, write_weights
 
 torch = pytest.importorskip("torch")
@@ -219,6 +219,21 @@ def test_integers_stand_for_the_weights(case):
                 copy = quantized.tensors[after.copy].integers
                 np.testing.assert_allclose(after.inverse * np.array(copy.scale), 1, rtol=1e-6)
         assert compared > 1000
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_a_block_that_adds_the_stem_itself(dtype, rewrite):
+    """An identity shortcut around the first block: what is added is narrow, and added as a convolution."""
+    blocks = (BlockSpec(8, 6, 8, 1), BlockSpec(8, 5, 8, 1))
+    heads = (HeadSpec("a", 3, "fc"), HeadSpec("b", 2, "conv2"))
+    spec = NetworkSpec(StemSpec(8), (blocks,), 10, heads, pixels=PixelSpec(size=32))
+    net, images = random_net(spec, 4), random_pixels(spec, 6, 4)
+    fast = FastForward.from_module(net, dtype=dtype, rewrite=rewrite, calibration=images, threads=2)
+    assert worst_error(fast(images), reference(net, normalise(images, spec)))[0] < 0.1
+    case = Case(spec, 4)
+    plan = with_every_map(case.plans(rewrite=rewrite)[1])
+    assert_equals_oracle(run_engine(plan, case.pixels), run_plan(plan, case.x))
 
 
 # --------------------------------------------------------------------------------------------- the same bits for all
