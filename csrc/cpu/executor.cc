@@ -59,7 +59,7 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else if (const auto* p = std::get_if<QuantizedStemPhase>(&phase)) {
       add<NarrowStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
-      add<NarrowConvRunner>(*p, layout);
+      p->transformed.empty() ? add<NarrowConvRunner>(*p, layout) : add<QuantizedWinogradRunner>(*p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
       add<MeansRunner>(*p, layout);
     } else {
@@ -148,6 +148,8 @@ bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_
       conv->run(own, team);
     } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runner)) {
       conv->run(own, team);
+    } else if (const auto* winograd = std::get_if<QuantizedWinogradRunner>(&runner)) {
+      winograd->run(own, team);
     } else {
       std::get<MeansRunner>(runner).run(own, team);
     }

@@ -38,7 +38,7 @@ from .plan import (
 )
 from .rewrite import build_plan
 from .spec import NetworkSpec
-from .storage import Storage
+from .storage import Storage, without_stem_shortcuts
 
 __all__ = ["calibrate", "quantize_plan"]
 
@@ -126,7 +126,7 @@ def quantize_plan(plan: Plan, ranges: Mapping[str, float]) -> Plan:
     Raises:
         WeightsError: a value has no range.
     """
-    return _Quantizer(plan, ranges).run()
+    return _Quantizer(without_stem_shortcuts(plan), ranges).run()
 
 
 class _Quantizer:
