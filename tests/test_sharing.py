@@ -24,6 +24,17 @@ X = normalise(IMAGES, SMALL)
 GUARD = 60  # seconds after which something hangs; nothing here takes one on a machine that is idle
 
 
+@pytest.fixture(scope="module")
+def int8_file(small_net, tmp_path_factory):
+    """The weights of ``small_file`` with scales for int8."""
+    path = tmp_path_factory.mktemp("int8") / "small.safetensors"
+    FastForward.from_module(small_net, calibration=IMAGES[:8]).save(path)
+    return path
+
+
+formats = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+
+
 def rows(outputs, *index):
     return {name: np.ascontiguousarray(value[index]) for name, value in outputs.items()}
 
@@ -86,10 +97,11 @@ def test_profile_leaves_results_alone(small_fast):
     assert_same_bits(small_fast(IMAGES), expected)
 
 
+@formats
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sixteen_callers_at_once(small_file, threads):
+def test_sixteen_callers_at_once(int8_file, threads, dtype):
     """Each with images and batches of its own; the object has never been used before they all start."""
-    fast, reference = FastForward.load(small_file, threads=threads), FastForward.load(small_file, threads=1)
+    fast, reference = (FastForward.load(int8_file, dtype=dtype, threads=count) for count in (threads, 1))
     expected = {n: reference(IMAGES[:n]) for n in range(34)}
     features = {branch: reference.features(X[:3], branch) for branch in SMALL.branches}
     start = threading.Barrier(16)
@@ -229,12 +241,13 @@ def same(found, expected):
 
 
 @needs_fork
+@formats
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("used", [True, False])
-def test_forked_children_compute_the_same_bits(small_file, threads, used):
-    expected = FastForward.load(small_file)(IMAGES)
-    tapped = FastForward.load(small_file).features(X, "conv4")
-    fast = FastForward.load(small_file, threads=threads)
+def test_forked_children_compute_the_same_bits(int8_file, threads, used, dtype):
+    expected = FastForward.load(int8_file, dtype=dtype)(IMAGES)
+    tapped = FastForward.load(int8_file, dtype=dtype).features(X, "conv4")
+    fast = FastForward.load(int8_file, dtype=dtype, threads=threads)
     if used:
         assert_same_bits(fast(IMAGES), expected)
 

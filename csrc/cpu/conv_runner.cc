@@ -65,9 +65,23 @@ void clear_border(Value* base, const MapPlacement& map, const TensorShape& shape
   }
 }
 
+// Channels that only fill up a position: weights of zero meet them, and zero times NaN would be NaN.
+void clear_padding(std::int16_t* interior, const MapPlacement& map, const TensorShape& shape, const Team& team) {
+  const std::int64_t padding = map.pixel_pitch - shape.channels;
+  if (padding == 0) return;
+  const Team::Range rows = team.share(shape.height);
+  for (std::int64_t y = rows.begin; y < rows.end; ++y) {
+    std::int16_t* position = interior + y * map.row_pitch;
+    for (int x = 0; x < shape.width; ++x, position += map.pixel_pitch) {
+      std::fill_n(position + shape.channels, padding, std::int16_t{0});
+    }
+  }
+}
+
 }  // namespace
 
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team) {
+  if (shape.format == Format::kBfloat16) clear_padding(narrow(arena) + map.narrow_interior(), map, shape, team);
   if (map.border == 0) return;
   if (shape.narrow()) {
     clear_border(narrow(arena + map.offset), map, shape, team);

@@ -35,7 +35,8 @@ struct Layout {
   std::uint32_t features;                          // of the CPU
 };
 
-// Zeroes this member's rows of the border of a map, if it has one: the arena's last content lies there.
+// Zeroes this member's rows of what a phase leaves unwritten in its map and others read, where there is such: the
+// border, and the padding of a bfloat16 map's channels. The arena's last content lies there.
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team);
 
 // Memory as narrow values, for arithmetic with the offsets of narrow maps.
