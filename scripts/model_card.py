@@ -202,8 +202,10 @@ class would score.
 
 The mean error of the expected age is {age["mean error in years"]:.1f} years. The file's threshold for "the same
 person", a cosine of {round(verification["threshold"], 4):.3f}, was chosen on all the pairs; the accuracy above was
-not measured with it, but with one per part, chosen on the other nine.{_int8(log)} The paper reports 99 % (gender), 40 % (age), 72
-% (ethnicity), 68 % (emotion) and 95.98 % (verification) on data and labels of its own: the figures do not compare."""
+not measured with it, but with one per part, chosen on the other nine.{_int8(log)}
+
+The paper reports 99 % (gender), 40 % (age), 72 % (ethnicity), 68 % (emotion) and 95.98 % (verification) on data and
+labels of its own: the figures do not compare."""
 
 
 def _int8(log: Log) -> str:
