@@ -154,6 +154,7 @@ def _history(log: Log) -> str:
             text.append("Not every run recorded its settings, which may have been others too.")
     else:
         text.append("`scripts/train_demo_weights.py` makes such a file, with the settings that it holds.")
+    text += [run["why"] for run in runs if "why" in run]
     return " ".join(text)
 
 

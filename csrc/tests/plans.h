@@ -127,10 +127,10 @@ inline Plan winograd_plan(int width, bool winograd) {
 
 // small_plan in integers: a stream of floats with integers beside it, an output in place of its input, both kinds of
 // map as outputs and under means.
-inline Plan quantized_plan(int width) {
+inline Plan quantized_plan(int width, int side = 8) {
   const int mid = width / 2 + 1;
   Plan plan;
-  plan.pixels = 32;
+  plan.pixels = 4 * side;
   for (int c = 0; c < 3; ++c) {
     plan.mean[c] = 127.5f;
     plan.scale[c] = 64.0f;
@@ -139,18 +139,18 @@ inline Plan quantized_plan(int width) {
     return TensorShape{size, size, channels, Format::kInteger, random_values(channels, 99, 0.1f), low};
   };
   plan.tensors = {
-      integers(8, width, 0),     // 0: stem
-      integers(8, mid, 0),       // 1: block 1, middle
-      {8, 8, width},             // 2: block 1, output
-      integers(8, width, -128),  // 3: the same in integers
-      integers(8, 2 * mid, 0),   // 4: two fused middles
-      {8, 8, width},             // 5: block 2, output in place of 2
-      integers(8, width, -128),  // 6: the same in integers
-      integers(4, width, -128),  // 7: strided output
-      {1, 1, 9 * mid},           // 8: shifted means of half of 4
-      {1, 1, width},             // 9: plain means of 5
-      {1, 1, width},             // 10: plain means of 7
-      {1, 1, 10},                // 11: head
+      integers(side, width, 0),               // 0: stem
+      integers(side, mid, 0),                 // 1: block 1, middle
+      {side, side, width},                    // 2: block 1, output
+      integers(side, width, -128),            // 3: the same in integers
+      integers(side, 2 * mid, 0),             // 4: two fused middles
+      {side, side, width},                    // 5: block 2, output in place of 2
+      integers(side, width, -128),            // 6: the same in integers
+      integers((side + 1) / 2, width, -128),  // 7: strided output
+      {1, 1, 9 * mid},                        // 8: shifted means of half of 4
+      {1, 1, width},                          // 9: plain means of 5
+      {1, 1, width},                          // 10: plain means of 7
+      {1, 1, 10},                             // 11: head
   };
   std::uint32_t seed = 1;
   const auto conv = [&](int dst, std::vector<Segment> segments, bool relu, int residual = -1, int copy = -1) {
@@ -185,6 +185,46 @@ inline Plan quantized_plan(int width) {
   const int k = 9 * mid + 2 * width;
   plan.phases.push_back(LinearHeadPhase{11, {{8, 9 * mid}, {9, width}, {10, width}}, weights(10, k), weights(10, 1)});
   plan.outputs = {{11, 0, 10}, {5, 1, width - 1}, {7, 0, width}, {4, 1, mid}};
+  return plan;
+}
+
+// The same plan with stride-1 3x3 segments of integers by Winograd's F(2x2, 3x3): (2G) w (2G)ᵀ of their weights.
+inline Plan transformed(Plan plan) {
+  constexpr int kG[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
+  for (Phase& any : plan.phases) {
+    auto* phase = std::get_if<QuantizedConvPhase>(&any);
+    if (phase == nullptr) continue;
+    const int oc = static_cast<int>(phase->bias.size()), k = static_cast<int>(phase->weight.size()) / oc;
+    std::vector<Segment> direct;
+    std::vector<std::vector<std::int8_t>> kept(oc);
+    int channels = 0;
+    for (const Segment& s : phase->segments) channels += s.kernel == 3 && s.stride == 1 ? s.count : 0;
+    phase->transformed_weight.resize(static_cast<std::size_t>(16) * oc * channels);
+    int from = 0, to = 0;
+    for (const Segment& s : phase->segments) {
+      const int size = s.kernel * s.kernel * s.count;
+      const bool fits = s.kernel == 3 && s.stride == 1;
+      for (int o = 0; o < oc; ++o) {
+        const std::int8_t* w = phase->weight.data() + static_cast<std::size_t>(o) * k + from;
+        if (!fits) kept[o].insert(kept[o].end(), w, w + size);
+        for (int c = 0; fits && c < s.count; ++c) {
+          for (int point = 0; point < 16; ++point) {
+            int sum = 0;
+            for (int tap = 0; tap < 9; ++tap)
+              sum += kG[point / 4][tap / 3] * kG[point % 4][tap % 3] * w[tap * s.count + c];
+            const std::size_t place = (static_cast<std::size_t>(point) * oc + o) * channels + to + c;
+            phase->transformed_weight[place] = static_cast<std::int16_t>(sum);
+          }
+        }
+      }
+      if (fits) to += s.count;
+      (fits ? phase->transformed : direct).push_back(s);
+      from += size;
+    }
+    phase->segments = direct;
+    phase->weight.clear();
+    for (const auto& row : kept) phase->weight.insert(phase->weight.end(), row.begin(), row.end());
+  }
   return plan;
 }
 
