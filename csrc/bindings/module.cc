@@ -206,6 +206,12 @@ PYBIND11_MODULE(_core, m) {
           py::arg("multiplier").noconvert(), py::arg("relu"), py::arg("residual"), py::arg("copy"),
           py::arg("inverse").noconvert(), "As segmented_conv; copy: a tensor of integers or -1, inverse: its factors.")
       .def(
+          "quantize",
+          [](Plan& plan, int dst, int src, const FloatArray& inverse) {
+            plan.phases.emplace_back(faceattr::QuantizePhase{dst, src, to_vector(inverse)});
+          },
+          py::arg("dst"), py::arg("src"), py::arg("inverse").noconvert(), "dst: a tensor of integers of src's shape.")
+      .def(
           "shifted_means",
           [](Plan& plan, int dst, int src, int kernel, int stride, int start, int count) {
             plan.phases.emplace_back(faceattr::ShiftedMeansPhase{dst, src, kernel, stride, start, count});

@@ -96,6 +96,8 @@ void for_each_read(const Phase& phase, const Visit& visit) {
   } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) {
     for (const Segment& s : quantized->segments) visit(s.src, s.kernel);
     if (quantized->residual >= 0) visit(quantized->residual, 1);
+  } else if (const auto* quantize = std::get_if<QuantizePhase>(&phase)) {
+    visit(quantize->src, 1);
   } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&phase)) {
     visit(means->src, 1);  // clips its taps itself
   }

@@ -10,6 +10,7 @@ from .errors import WeightsError
 from .plan import (
     LinearHead,
     Plan,
+    Quantize,
     QuantizedConv,
     QuantizedStem,
     Segment,
@@ -63,6 +64,8 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 core.quantized_conv(
                     dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse
                 )
+            case Quantize():
+                core.quantize(dst, index[phase.src], phase.inverse)
             case ShiftedMeans():
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
