@@ -24,9 +24,19 @@ from typing import get_args
 import numpy as np
 
 from .errors import DeviceError
-from .plan import TRANSFORMED_POINTS, Algorithm, Plan, SegmentedConv, tile_count
+from .plan import (
+    TRANSFORMED_POINTS,
+    Algorithm,
+    Phase,
+    Plan,
+    Quantize,
+    QuantizedConv,
+    QuantizedStem,
+    SegmentedConv,
+    tile_count,
+)
 
-__all__ = ["choose_algorithms", "forced_algorithm", "transform_weight", "transformed_filters"]
+__all__ = ["choose_algorithms", "forced_algorithm", "plan_cost", "transform_weight", "transformed_filters"]
 
 Array = np.ndarray
 
@@ -37,6 +47,13 @@ _TRANSFORM_COST = 6
 # An image reads each weight once from the outer cache, at about 8 bytes per cycle: half a cycle, in which a core with
 # two 8-wide multiply-adds could do 8 products.
 _WEIGHT_COST = 8
+# A value that becomes an integer: 4 bytes loaded, 2 stored, at the same rate.
+_CONVERSION_COST = 12
+# What a multiply-add of integers costs where one of float32 costs 1, by instruction set, best first: instructions per
+# multiply-add. vpmaddwd does 16 of them (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which adds the sums up, has
+# ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once. Without any of them pairs are
+# taken apart first.
+_INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, "avx2": 1 / 2, "scalar": 2.0}
 
 # Of F(4x4, 3x3) for the points 0, ±1, ±2 and infinity (Lavin & Gray, 2015): a row per point along one axis.
 _WINOGRAD = np.array(
@@ -116,3 +133,31 @@ def _cost(plan: Plan, phase: SegmentedConv) -> int:
     weights += transformed_filters(phase.algorithm) * channels * shape.channels
     values = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape) * (shape.channels + channels)
     return plan.phase_products(phase) + _TRANSFORM_COST * values + _WEIGHT_COST * weights
+
+
+def plan_cost(plan: Plan, isa: str) -> float:
+    """The time of a plan of float32 and integers, estimated, in products of float32.
+
+    Args:
+        plan: with its algorithms chosen.
+        isa: the instruction set, ``+`` between several.
+    """
+    levels = isa.split("+")  # an unknown one is the engine's to refuse
+    product = next((cost for level, cost in _INTEGER_PRODUCT_COST.items() if level in levels), 1.0)
+    return sum(_phase_cost(plan, phase, product) for phase in plan.phases)
+
+
+def _phase_cost(plan: Plan, phase: Phase, integer_product: float) -> float:
+    match phase:
+        case SegmentedConv():
+            return _cost(plan, phase)
+        case QuantizedConv():  # whose weights take half the bytes
+            weights = sum(int(segment.weight.size) for segment in phase.segments)
+            return integer_product * plan.phase_products(phase) + _WEIGHT_COST / 2 * weights
+        case QuantizedStem():
+            return integer_product * plan.phase_products(phase)
+        case Quantize():
+            shape = plan.tensors[phase.dst]
+            return _CONVERSION_COST * shape.height * shape.width * shape.channels
+        case _:
+            return plan.phase_products(phase)
