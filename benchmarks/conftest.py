@@ -1,9 +1,12 @@
 """The network of the paper, compiled; its weights are random, since values do not matter for the speed."""
 
+import os
+from unittest import mock
+
 import numpy as np
 import pytest
 
-from faceattr_fast import FastForward, NetworkSpec
+from faceattr_fast import FastForward, NetworkSpec, _core
 from faceattr_fast.threads import thread_count
 from faceattr_fast.weights import Weights
 
@@ -23,6 +26,19 @@ def random_weights():
         for name, shape in spec.tensor_shapes().items()
     }  # fmt: skip
     return Weights(spec, tensors)
+
+
+def variants():
+    """Every instruction set of this machine with every algorithm."""
+    detected = _core.detected_isa().split("+")
+    isas = [isa for isa in _core.isa_levels() if isa in detected or isa == "scalar"]
+    return [(isa, algorithm) for isa in isas for algorithm in ("direct", "winograd4x4", "polyphase4x4")]
+
+
+def compiled(isa, algorithm):
+    """The network in these kernels, on one thread."""
+    with mock.patch.dict(os.environ, FACEATTR_ISA=isa, FACEATTR_ALGORITHM=algorithm):
+        return FastForward(random_weights(), threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -10,21 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 
 import numpy as np
-from conftest import random_weights
-
-from faceattr_fast import FastForward, _core
-
-ALGORITHMS = ("direct", "winograd4x4", "polyphase4x4")
-
-
-def compiled(isa: str, algorithm: str) -> FastForward:
-    os.environ |= {"FACEATTR_ISA": isa, "FACEATTR_ALGORITHM": algorithm}
-    return FastForward(random_weights(), threads=1)
+from conftest import compiled, variants
 
 
 def main() -> None:
@@ -33,9 +23,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    detected = _core.detected_isa().split("+")
-    isas = [isa for isa in _core.isa_levels() if isa in detected or isa == "scalar"]
-    contenders = [compiled(isa, algorithm) for isa in isas for algorithm in ALGORITHMS]
+    contenders = [compiled(*variant) for variant in variants()]
     pixels = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     samples: dict[tuple[str, str], list[float]] = {}
     products: dict[str, int] = {}

@@ -37,20 +37,26 @@ def profiles(fast, pixels):
     return [fast.profile(pixels[:1]) for _ in range(ROUNDS)]
 
 
-@pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize("name", phase_names())
-def test_phase(benchmark, fast, profiles, name):
+def benchmark_phase(benchmark, profiles, name):
+    """Hand the times of one phase in these runs to pytest-benchmark."""
     runs = iter([next(phase for phase in profile.phases if phase.name == name) for profile in profiles])
 
     def run():
         CLOCK.now += next(runs).seconds
 
-    benchmark.group = f"phases, {fast.threads} threads"
     benchmark.pedantic(run, rounds=ROUNDS)
     phase = next(phase for phase in profiles[0].phases if phase.name == name)
     benchmark.extra_info |= {
+        "isa": profiles[0].isa,
         "kernel": phase.kernel,
         "multiply_adds": phase.multiply_adds,
         "products": phase.products,
         "executed_gflops": 2 * phase.products / benchmark.stats.stats.median / 1e9,
     }
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+@pytest.mark.parametrize("name", phase_names())
+def test_phase(benchmark, fast, profiles, name):
+    benchmark.group = f"phases, {fast.threads} threads"
+    benchmark_phase(benchmark, profiles, name)

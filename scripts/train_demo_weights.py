@@ -29,16 +29,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from faceattr_fast import reference
+from faceattr_fast import FastForward, reference
+from faceattr_fast.deviation import deviations
+from faceattr_fast.forward import with_int8_ranges
 from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE
+from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.spec import NetworkSpec
 from faceattr_fast.training import evaluate
+from faceattr_fast.training.augment import render
 from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface, read_rows
 from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
 from faceattr_fast.training.labels import TRAINED_ETHNICITIES, UNKNOWN
 from faceattr_fast.training.schedule import Budget, Recipe
 from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
-from faceattr_fast.weights import read_weights
+from faceattr_fast.weights import Weights, read_weights, write_weights
 
 LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
 VERSION = "1"
@@ -119,6 +123,28 @@ def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500
     embedding = evaluate.predict(net, lfw, index)["embedding"].astype(np.float64)
     matrix, mean = within_person_whitening(embedding, lfw.people[index])
     transform_embedding(net, matrix, mean, embedding)
+
+
+def int8_scales(
+    weights: Weights, utkface: FaceSet, lfw: FaceSet, seed: int, threads: int, most: int = 512
+) -> tuple[Weights, dict[str, Any]]:
+    """The weights with scales for int8 from faces that were trained on, and how it agrees with float32 on others."""
+    size, rng = weights.spec.pixels.size, np.random.default_rng(seed)
+    crops = []
+    for faces in (utkface, lfw):
+        index = rng.permutation(np.flatnonzero(faces.train))[: most // 2]
+        crops.append(render(faces, np.sort(index), size))
+    scaled = with_int8_ranges(weights, np.concatenate(crops), threads)
+    networks = [FastForward(scaled, dtype=dtype, threads=threads) for dtype in ("int8", "float32")]
+    parts: list[list[dict[str, np.ndarray]]] = [[], []]
+    index = utkface.held_out
+    for start in range(0, len(index), 64):
+        unseen = render(utkface, index[start : start + 64], size)
+        for network, part in zip(networks, parts, strict=True):
+            part.append(network(unseen))
+    int8, exact = ({name: np.concatenate([p[name] for p in part]) for name in part[0]} for part in parts)
+    heads = {name: dataclasses.asdict(deviation) for name, deviation in deviations(scaled.spec, int8, exact).items()}
+    return scaled, {"images": sum(map(len, crops)), "n": len(index), "heads": heads}
 
 
 def metadata_of(figures: dict[str, Any], sets: list[FaceSet], seed: int) -> dict[str, Any]:
@@ -251,17 +277,20 @@ def main(argv: list[str] | None = None) -> None:
     whiten(net, lfw, arguments.seed)
     limit_variances(net)
     report("measuring on faces that training never saw")
-    figures |= measure(rounded(net), utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
+    shipped = rounded(net)
+    figures |= measure(shipped, utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
+    report("making scales for int8")
+    weights = Weights(shipped.spec, tensors_of(shipped), metadata_of(figures, sets, arguments.seed))
+    weights, figures["int8 on utkface"] = int8_scales(weights, utkface, lfw, arguments.seed, arguments.threads)
     figures["minutes"] = round((time.monotonic() - started) / 60, 1)
 
-    metadata = metadata_of(figures, sets, arguments.seed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     log = arguments.out.with_suffix(".json")
     partial = log.with_name(log.name + ".part")
     partial.write_text(json.dumps(figures, indent=1))
     os.replace(partial, log)
-    reference.save(net, arguments.out, dtype="float16", metadata=metadata)
-    report(json.dumps(metadata["accuracy"], indent=1))
+    write_weights(arguments.out, weights, dtype="float16")
+    report(json.dumps(weights.metadata["accuracy"], indent=1))
     report(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB) and {log}")
 
 

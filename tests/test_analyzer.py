@@ -184,6 +184,23 @@ def test_given_crops():
             analyzer.predict_crops(single)
 
 
+def test_crops_are_those_that_predict_gives_to_the_network():
+    class Recorder(StandInNetwork):
+        def __call__(self, pixels):
+            self.pixels = pixels
+            return super().__call__(pixels)
+
+    network = Recorder()
+    analyzer = FaceAnalyzer(network, StandInDetector(LANDMARKS))
+    analyzer.predict(photo(3))
+    crops = analyzer.crops(photo(3))
+    assert crops.dtype == np.uint8
+    np.testing.assert_array_equal(crops, network.pixels)
+    assert analyzer.crops(photo(0)).shape == (0, 224, 224, 3)
+    with pytest.raises(ImageError):
+        analyzer.crops(b"no picture")
+
+
 def test_sensitive_heads_need_a_word(caplog, monkeypatch):
     monkeypatch.setattr(analyzer_module, "_notice_given", False)
     heads = ("embedding", "gender", "ethnicity", "emotion", "age")

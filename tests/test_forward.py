@@ -22,6 +22,7 @@ from networks import (
     torch_features,
     worst_error,
 )
+from random_specs import names_of_outputs, specs
 
 from faceattr_fast import FastForward
 from faceattr_fast.oracle import run_plan
@@ -208,28 +209,6 @@ def test_uint8_and_float32_agree(pixels, isa):
             assert head_error(tapped[border], stem[border]) <= TOLERANCE
 
 
-@st.composite
-def specs(draw):
-    """Odd widths (1 … 40, around the widths of vectors), strides 1 to 3, any branch points, 16 … 48 pixels."""
-    widths = st.one_of(st.integers(1, 9), st.sampled_from([15, 16, 17, 23, 24, 25, 31, 32, 33, 40]))
-    stem = channels = draw(widths)
-    blocks = []
-    for _ in range(draw(st.integers(0, 4))):
-        out = draw(st.one_of(st.just(channels), widths))  # as often as not, room for an identity shortcut
-        blocks.append(BlockSpec(channels, draw(widths), out, draw(st.sampled_from([1, 1, 2, 3]))))
-        channels = out
-    branches = [*(f"conv{i}" for i in range(2 * len(blocks) + 1)), "bottleneck", "fc"]
-    heads = tuple(
-        HeadSpec(f"head{i}", draw(st.integers(1, 9)), draw(st.sampled_from(branches)))
-        for i in range(draw(st.integers(0, 4)))
-    )
-    means, scales = st.floats(-300, 300), st.floats(0.5, 300)
-    triple = st.tuples(means, means, means), st.tuples(scales, scales, scales)
-    pixels = PixelSpec(draw(triple[0]), draw(triple[1]), draw(st.sampled_from(range(16, 49, 4))))
-    identities = draw(st.sampled_from([None, 6]))
-    return NetworkSpec(StemSpec(stem), (tuple(blocks),), draw(widths), heads, identities, pixels)
-
-
 def magnitudes(plan, x):
     """By name, Σ|product| behind each result: what rounding errors are relative to, however much cancels."""
 
@@ -266,8 +245,7 @@ def assert_close_to_oracle(found, plan, x):
 )
 @given(spec=specs(), data=st.data())
 def test_unusual_specs_against_the_oracle(spec, data, monkeypatch):
-    names = ["embedding", *(["identity"] if spec.identities else []), *(head.name for head in spec.heads)]
-    outputs = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    outputs = data.draw(st.lists(st.sampled_from(names_of_outputs(spec)), min_size=1, unique=True))
     rewrite, images = data.draw(st.booleans()), data.draw(st.integers(1, 4))
     monkeypatch.setenv("FACEATTR_ISA", data.draw(st.sampled_from(ISAS)))
     seed = data.draw(st.integers(0, 2**16))

@@ -130,7 +130,7 @@ def test_any_choice_gives_a_correct_plan(small, added, data):
     chosen = {name for members in map_classes(plan) if data.draw(st.booleans()) for name in members}
     mixed = choose_algorithms(
         quantize_plan(plan, case.ranges, chosen),
-        data.draw(st.sampled_from([None, "direct", "winograd4x4", "polyphase4x4"])),
+        data.draw(st.sampled_from([None, "direct", "winograd4x4", "polyphase4x4", "winograd2x2"])),
     )
     for phase in mixed.phases:
         if isinstance(phase, (SegmentedConv, QuantizedConv)):
@@ -154,7 +154,7 @@ def test_no_maps_and_all_maps_are_float32_and_int8(small):
 
 def test_a_map_that_is_added_is_floats_whatever_reads_it(added):
     plan = added.plan(rewrite=False)
-    mixed = quantize_plan(plan, added.ranges)
+    mixed = quantize_plan(plan, added.ranges, [name for members in map_classes(plan) for name in members])
     assert mixed.phases[0] is plan.phases[0]
     assert mixed.phases[1] == Quantize("x0.int8", "x0", mixed.phases[1].inverse)
     assert_phases(mixed, added.x)
@@ -265,7 +265,7 @@ def test_the_choice_keeps_to_its_share_of_the_error(paper, paper_weights, rewrit
     spent = sum(square(plan, errors, members) for members in chosen)
     assert spent <= total / 4
     floats = plan_cost(choose_algorithms(plan), "avx2")
-    assert plan_cost(mixed, "avx2") < floats
+    assert plan_cost(choose_algorithms(mixed), "avx2") < floats
     for members in classes:  # nothing that helps and has room is left out
         alone = choose_algorithms(quantize_plan(plan, paper.ranges, members))
         if members not in chosen and plan_cost(alone, "avx2") < floats:
@@ -294,17 +294,17 @@ def test_what_costs_no_error_and_saves_time_is_chosen(small):
         other = narrow_maps(choose_formats(plan, small.ranges, errors, "avx2"))
         assert other == chosen - {"x0", "m1"}  # which one convolution reads
     plain = choose_formats(plan, small.ranges, nothing, "scalar")  # on which integers are not faster
-    assert plain.hash() == choose_algorithms(plan).hash()
+    assert plain.hash() == plan.hash()
     assert narrow_maps(choose_formats(plan, small.ranges, nothing, "avx2+avx512")) < chosen  # only weights are smaller
     assert narrow_maps(choose_formats(plan, small.ranges, nothing, "avx2+avx512+avx512vnni")) == chosen
 
 
 def test_a_forced_algorithm_is_part_of_the_estimate(small):
-    plan = small.plan()
-    nothing = {value: 0.0 for n in plan.tensors for value, _ in plan.parts.get(n, ((n, 0),))}
-    mixed = choose_formats(plan, small.ranges, nothing, "avx2", "direct")
-    assert {p.algorithm for p in mixed.phases if isinstance(p, SegmentedConv)} <= {"direct"}
-    assert narrow_maps(mixed) >= narrow_maps(choose_formats(plan, small.ranges, nothing, "avx2"))
+    """A 3x3 of floats that may not be transformed takes longer: more is faster in int8."""
+    plan = small.plan(rewrite=False)
+    nothing = dict.fromkeys(plan.tensors, 0.0)
+    free, direct = (choose_formats(plan, small.ranges, nothing, "avx2", forced) for forced in (None, "direct"))
+    assert narrow_maps(direct) >= narrow_maps(free)
 
 
 # -------------------------------------------------------------------------------------------------------- FastForward

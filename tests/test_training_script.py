@@ -15,7 +15,7 @@ cv2 = pytest.importorskip("cv2")
 
 from training_data import tiny_spec, write_data  # noqa: E402
 
-from faceattr_fast import cli  # noqa: E402
+from faceattr_fast import FastForward, cli  # noqa: E402
 from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate  # noqa: E402
 from faceattr_fast.reference import FaceAttrNet, save  # noqa: E402
 from faceattr_fast.spec import ETHNICITY_LABELS, HeadSpec, PixelSpec  # noqa: E402
@@ -81,6 +81,17 @@ def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, caps
     assert log["training"]["runs"][0]["start"] == "random weights"
     assert log["parameters"] == weights.spec.count().parameters
 
+    # Scales for int8, from training faces; measured on the others.
+    figure = log["int8 on utkface"]
+    assert weights.metadata["int8"]["images"] == figure["images"] > 30
+    assert figure["n"] == 8
+    assert figure["heads"].keys() == {"embedding", *(head.name for head in weights.spec.heads)}
+    assert figure["heads"]["embedding"]["agreement"] is None
+    assert all(0 < head["error"] < 0.2 for head in figure["heads"].values())
+    assert all(head["agreement"] >= 0.5 for name, head in figure["heads"].items() if name != "embedding")
+    int8 = FastForward.load(folder / "w.safetensors", dtype="int8", threads=1)
+    assert int8(np.zeros((1, 224, 224, 3), np.uint8)).keys() == figure["heads"].keys()
+
     # The command reads the threshold and gives a verdict, for a face and itself the right one.
     face, other = (str(folder / "data" / "lfw" / "images" / "P_5" / f"P_5_000{i}.png") for i in (1, 2))
     capsys.readouterr()
@@ -96,7 +107,9 @@ def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, caps
     # Of this log, the card.
     card = folder / "CARD.md"
     load_script("model_card").main([str(folder / "w.json"), str(card)])
-    assert f"| gender | UTKFace, held out | 8 | {100 * accuracy['gender']['value']:.1f} % |" in card.read_text()
+    text = card.read_text()
+    assert f"| gender | UTKFace, held out | 8 | {100 * accuracy['gender']['value']:.1f} % |" in text
+    assert f"In int8, with scales from {figure['images']} training faces" in text
 
 
 @pytest.mark.usefixtures("one_torch_thread")

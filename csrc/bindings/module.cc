@@ -20,6 +20,7 @@ using faceattr::Format;
 using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
+using Int16Array = py::array_t<std::int16_t, py::array::c_style>;
 using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 
 template <class Value>
@@ -193,18 +194,24 @@ PYBIND11_MODULE(_core, m) {
           "quantized_conv",
           [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
              const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier, bool relu, int residual,
-             int copy, const FloatArray& inverse) {
+             int copy, const FloatArray& inverse, const std::vector<std::array<int, 3>>& transformed,
+             const Int16Array& transformed_weight) {
             faceattr::QuantizedConvPhase phase{
                 dst,      {},   to_vector(weight), to_vector(bias), to_vector(multiplier), relu,
                 residual, copy, to_vector(inverse)};
             for (const auto& [src, start, count, kernel, stride] : segments) {
               phase.segments.push_back({src, start, count, kernel, stride});
             }
+            for (const auto& [src, start, count] : transformed) phase.transformed.push_back({src, start, count, 3, 1});
+            phase.transformed_weight = to_vector(transformed_weight);
             plan.phases.emplace_back(std::move(phase));
           },
           py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
           py::arg("multiplier").noconvert(), py::arg("relu"), py::arg("residual"), py::arg("copy"),
-          py::arg("inverse").noconvert(), "As segmented_conv; copy: a tensor of integers or -1, inverse: its factors.")
+          py::arg("inverse").noconvert(), py::arg("transformed"), py::arg("transformed_weight").noconvert(),
+          "As segmented_conv; copy: a tensor of integers or -1, inverse: its factors; transformed: stride-1 3x3 "
+          "segments "
+          "(src, start, count) by Winograd F(2x2), their weights [16, oc, K].")
       .def(
           "quantize",
           [](Plan& plan, int dst, int src, const FloatArray& inverse) {

@@ -7,6 +7,7 @@
 #include "cpu/kernels/linear/linear.h"
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
 #include "cpu/kernels/quantize/quantize.h"
+#include "cpu/kernels/quantized_winograd/quantized_winograd.h"
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
@@ -24,6 +25,7 @@ struct Candidate {
 struct KernelLists {
   std::vector<Candidate<SegmentedConvKernel>> SegmentedConv;
   std::vector<Candidate<QuantizedConvKernel>> QuantizedConv;
+  std::vector<Candidate<QuantizedWinogradKernel>> QuantizedWinograd;
   std::vector<Candidate<Bfloat16ConvKernel>> Bfloat16Conv;
   std::vector<Candidate<QuantizeKernel>> Quantize;
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;

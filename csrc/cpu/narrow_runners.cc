@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/bfloat16.h"
+#include "cpu/narrow_pack.h"
 #include "cpu/pack.h"
 
 namespace faceattr::cpu {
@@ -15,37 +16,6 @@ constexpr int kStemRow = kTaps * kRgb, kStemRun = kStemRow + 1;  // of even leng
 // As in the stem of floats.
 constexpr int kStripRows = 8;
 constexpr int strip_input_rows(int pooled_rows) { return 4 * pooled_rows + kTaps - 2; }
-
-// What one run of a tap reads: channels [begin, end) of the source, of which weights exist for [start, start + count).
-struct Run {
-  int begin, end, start, count;
-};
-
-Run aligned(const Segment& s) { return {s.start / 4 * 4, (s.start + s.count + 3) / 4 * 4, s.start, s.count}; }
-
-// Weights row by row, [oc][K], in the order in which runs read: [panel][K / 2][width][2].
-class Packer {
- public:
-  Packer(int out_channels, std::int64_t k, int width)
-      : k_(k), width_(width), packed_(floats(panel_count(out_channels, width) * k * width)) {
-    std::memset(packed_.data(), 0, packed_.size() * sizeof(float));
-  }
-
-  void put(int channel, std::int64_t i, std::int16_t weight) {
-    const std::int64_t row = channel / width_ * k_ + i / 2 * 2;
-    narrow(packed_.data())[row * width_ + channel % width_ * 2 + i % 2] = weight;
-  }
-  AlignedBuffer take() { return std::move(packed_); }
-
- private:
-  static std::size_t floats(std::int64_t narrow) {
-    return static_cast<std::size_t>(narrow + kNarrowPerFloat - 1) / kNarrowPerFloat;
-  }
-
-  std::int64_t k_;
-  int width_;
-  AlignedBuffer packed_;
-};
 
 // 32 bits each, whatever they are, padded as a bias.
 AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
@@ -99,15 +69,15 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
   const auto& tensors = layout.plan.tensors;
   const auto& maps = layout.memory.maps;
   bind_segments(phase.segments, layout);
-  Packer packer(shape_.channels, args_.k, kernel_->panel);
+  PairPacker packer(shape_.channels, args_.k, kernel_->panel);
   const std::int16_t* weight = numbers.weight.data();
   for (int o = 0; o < shape_.channels; ++o) {
     std::int64_t i = 0;
     for (const Segment& s : phase.segments) {
-      const Run read = aligned(s);
+      const NarrowRun read = aligned(s);
       for (int tap = 0; tap < s.kernel * s.kernel; ++tap) {
         for (int c = read.begin; c < read.end; ++c, ++i) {
-          if (c >= read.start && c < read.start + read.count) packer.put(o, i, *weight++);
+          if (read.has(c)) packer.put(o, i, *weight++);
         }
       }
     }
@@ -154,7 +124,7 @@ void NarrowConvRunner::bind_segments(const std::vector<Segment>& segments, const
   for (const Segment& s : segments) {
     const MapPlacement& src = layout.memory.maps[s.src];
     const int pad = s.kernel / 2;
-    const Run read = aligned(s);
+    const NarrowRun read = aligned(s);
     ConvSegment segment;
     segment.row_step = s.stride * src.row_pitch;
     segment.column_step = s.stride * src.pixel_pitch;
@@ -177,18 +147,23 @@ void NarrowConvRunner::bind_segments(const std::vector<Segment>& segments, const
   args_.segment_count = static_cast<int>(segments_.size());
 }
 
-void NarrowConvRunner::run(const ImageMemory& memory, const Team& team) const {
+void NarrowConvRunner::clear_borders(const ImageMemory& memory, const Team& team) const {
+  if (has_floats_) clear_border(floats_, shape_, memory.arena, team);
+  if (has_narrow_) clear_border(narrow_, narrow_shape_, memory.arena, team);
+}
+
+NarrowConvArgs NarrowConvRunner::bind(const ImageMemory& memory) const {
   NarrowConvArgs args = args_;
   args.base = narrow(memory.arena);
-  if (has_floats_) {
-    clear_border(floats_, shape_, memory.arena, team);
-    args.store.floats = memory.arena + floats_.interior();
-  }
-  if (has_narrow_) {
-    clear_border(narrow_, narrow_shape_, memory.arena, team);
-    args.store.narrow = narrow(memory.arena) + narrow_.narrow_interior();
-  }
+  if (has_floats_) args.store.floats = memory.arena + floats_.interior();
+  if (has_narrow_) args.store.narrow = narrow(memory.arena) + narrow_.narrow_interior();
   if (has_residual_) args.store.residual = memory.arena + residual_.interior();
+  return args;
+}
+
+void NarrowConvRunner::run(const ImageMemory& memory, const Team& team) const {
+  clear_borders(memory, team);
+  const NarrowConvArgs args = bind(memory);
   blocking_.run(team, [&](int begin, int end, int panel) { kernel_->run(args, begin, end, panel); });
 }
 
@@ -207,7 +182,7 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
       strip_pitch_(static_cast<std::int64_t>(size_ + 2 * kPad) * kRgb),
       shape_(layout.plan.tensors[dst]),
       dst_(layout.memory.maps[dst]) {
-  Packer packer(channels_, kTaps * kStemRun, conv_->panel);
+  PairPacker packer(channels_, kTaps * kStemRun, conv_->panel);
   for (int o = 0; o < channels_; ++o) {
     for (int i = 0; i < kTaps * kStemRow; ++i) {
       packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kTaps * kStemRow + i]);

@@ -48,6 +48,11 @@ class NarrowConvRunner {
   NarrowConvRunner(const QuantizedConvPhase& phase, const Layout& layout);
   NarrowConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
   void run(const ImageMemory& memory, const Team& team) const;
+  // For runners that compute the sums in another way: zeroes this member's rows of the borders of what is written; the
+  // arguments with the addresses of an image; the kernel.
+  void clear_borders(const ImageMemory& memory, const Team& team) const;
+  NarrowConvArgs bind(const ImageMemory& memory) const;
+  const NarrowConvKernel& conv() const { return *kernel_; }
   const char* kernel() const { return kernel_->name; }
   std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + multiplier_.size() + inverse_.size(); }
@@ -67,6 +72,39 @@ class NarrowConvRunner {
   MapPlacement floats_, narrow_, residual_;
   bool has_floats_ = false, has_narrow_ = false, has_residual_ = false;
   Blocking blocking_;
+};
+
+// A quantized convolution some of whose segments go by way of Winograd's transform; see kernels/quantized_winograd.
+class QuantizedWinogradRunner {
+ public:
+  QuantizedWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout);
+  void run(const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return winograd_->name; }
+  std::size_t scratch_floats(int images) const;
+  std::size_t packed_floats() const { return weights_.size() + base_.packed_floats(); }
+
+ private:
+  struct Source {
+    std::int64_t offset, row_pitch, pixel_pitch;
+    int channels;
+  };
+
+  std::size_t transformed_values() const;
+  std::size_t product_sums() const;
+  void transform_input(const ImageMemory& memory, int row_begin, int row_end, std::int16_t* transformed) const;
+  void run_panels(const NarrowConvArgs& base, int panel, int row_begin, int row_end, const std::int16_t* transformed,
+                  std::int32_t* products, std::int32_t* direct) const;
+
+  NarrowConvRunner base_;  // the direct segments, and what becomes of sums
+  const QuantizedWinogradKernel* winograd_;
+  AlignedBuffer weights_;
+  std::vector<Source> sources_;
+  TensorShape shape_;
+  bool has_direct_;
+  int channels_ = 0;    // of all sources, as they are read
+  int rows_, columns_;  // of tiles
+  int panels_, group_;  // of output channels; `group_` of them are computed at a time
+  int strip_rows_;      // of tiles that are transformed at a time
 };
 
 }  // namespace faceattr::cpu

@@ -95,6 +95,7 @@ void for_each_read(const Phase& phase, const Visit& visit) {
     if (conv->residual >= 0) visit(conv->residual, 1);
   } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) {
     for (const Segment& s : quantized->segments) visit(s.src, s.kernel);
+    for (const Segment& s : quantized->transformed) visit(s.src, s.kernel);
     if (quantized->residual >= 0) visit(quantized->residual, 1);
   } else if (const auto* quantize = std::get_if<QuantizePhase>(&phase)) {
     visit(quantize->src, 1);
@@ -103,20 +104,32 @@ void for_each_read(const Phase& phase, const Visit& visit) {
   }
 }
 
+// The weights of a convolution in floats; those of narrow maps have 16 bits. 0 for other phases.
+std::size_t weight_floats(const Plan& plan, const Phase& phase) {
+  if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase))
+    return quantized->weight.size() / kNarrowPerFloat;
+  const SegmentedConvPhase* conv = convolution(phase);
+  if (conv == nullptr) return 0;
+  if (const auto* winograd = std::get_if<WinogradConvPhase>(&phase)) {
+    return conv->weight.size() + winograd->weight.size();
+  }
+  const bool narrow = plan.tensors[conv->segments[0].src].narrow();
+  return narrow ? conv->weight.size() / kNarrowPerFloat : conv->weight.size();
+}
+
 // The first phase whose weights are worth a group of images, or the number of phases.
 int first_weight_heavy(const Plan& plan) {
-  const auto floats = [&](int tensor) { return padded_floats(plan.tensors[tensor], 0); };
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
-    const SegmentedConvPhase* conv = convolution(plan.phases[p]);
-    if (conv == nullptr) continue;
-    std::size_t weights = conv->weight.size(), maps = floats(conv->dst);
-    if (const auto* winograd = std::get_if<WinogradConvPhase>(&plan.phases[p])) weights += winograd->weight.size();
-    std::vector<bool> seen(plan.tensors.size(), false);
-    for_each_read(plan.phases[p], [&](int tensor, int) {
-      if (!seen[tensor]) maps += floats(tensor);
-      seen[tensor] = true;
-    });
-    if (weights > kHeavyWeights * maps) return p;
+    const Phase& phase = plan.phases[p];
+    std::vector<bool> used(plan.tensors.size(), false);
+    used[std::visit([](const auto& any) { return destination(any); }, phase)] = true;
+    if (narrow_copy(phase) >= 0) used[narrow_copy(phase)] = true;
+    for_each_read(phase, [&](int tensor, int) { used[tensor] = true; });
+    std::size_t maps = 0;
+    for (std::size_t t = 0; t < used.size(); ++t) {
+      if (used[t]) maps += padded_floats(plan.tensors[t], 0);
+    }
+    if (weight_floats(plan, phase) > kHeavyWeights * maps) return p;
   }
   return static_cast<int>(plan.phases.size());
 }

@@ -155,9 +155,18 @@ class Checker {
   void visit(const QuantizedConvPhase& phase) {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
-    require(!phase.segments.empty(), "a convolution needs a segment");
+    require(!phase.segments.empty() || !phase.transformed.empty(), "a convolution needs a segment");
     for (const Segment& s : phase.segments) k += visit(s, dst, Format::kInteger);
-    require(k <= kMaxQuantizedTerms, "too many products for sums of 32 bits");
+    int channels = 0;
+    for (const Segment& s : phase.transformed) {
+      require(s.kernel == 3 && s.stride == 1, "a transformed segment must be 3x3 at stride 1");
+      visit(s, dst, Format::kInteger);
+      channels += s.count;
+    }
+    require(channels <= kQuantizedWinogradChannels, "too many transformed channels for sums of 32 bits");
+    require(k + 9 * channels <= kMaxQuantizedTerms, "too many products for sums of 32 bits");
+    const std::size_t points = static_cast<std::size_t>(kQuantizedWinogradPoints) * dst.channels * channels;
+    require(phase.transformed_weight.size() == points, "transformed weights have the wrong size");
     check_weights(phase.weight, phase.bias, dst.channels, k);
     const auto per_channel = [&](const std::vector<float>& factors, bool needed) {
       require(factors.size() == static_cast<std::size_t>(needed ? dst.channels : 0), "a factor per channel is needed");

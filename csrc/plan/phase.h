@@ -88,7 +88,15 @@ struct QuantizedConvPhase {
   int residual = -1;           // a map of floats of dst's shape, or -1
   int copy = -1;               // a map of integers of dst's shape, or -1
   std::vector<float> inverse;  // of the copy; empty without one
+  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/quantized_winograd. Their
+  // weights come transformed, [16 points][oc][K] with K = the segments' channels one after the other.
+  std::vector<Segment> transformed = {};
+  std::vector<std::int16_t> transformed_weight = {};
 };
+
+constexpr int kQuantizedWinogradPoints = 16;
+// 4 · 9 · 255 · 127 times so many are below 2^31.
+constexpr int kQuantizedWinogradChannels = 1 << 10;
 
 // dst = clamp(rint(src * inverse[c])): a map of floats as integers, each step rounded to float32.
 struct QuantizePhase {

@@ -12,6 +12,14 @@
 
 namespace faceattr::test {
 
+inline std::vector<std::int8_t> random_bytes(std::size_t count, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int> uniform(-127, 127);
+  std::vector<std::int8_t> values(count);
+  for (std::int8_t& value : values) value = static_cast<std::int8_t>(uniform(generator));
+  return values;
+}
+
 inline std::vector<float> random_values(std::size_t count, std::uint32_t seed, float scale = 1.0f) {
   std::mt19937 generator(seed);
   std::uniform_real_distribution<float> uniform(-scale, scale);
@@ -114,6 +122,69 @@ inline Plan winograd_plan(int width, bool winograd) {
   plan.phases.push_back(ShiftedMeansPhase{7, 6, 1, 1, 0, width});
   plan.phases.push_back(LinearHeadPhase{8, {{7, width}}, weights(5, width), weights(5, 1)});
   plan.outputs = {{8, 0, 5}, {6, 0, width}, {5, 0, width}, {3, 0, width}};
+  return plan;
+}
+
+// small_plan in integers: a stream of floats with integers beside it, an output in place of its input, both kinds of
+// map as outputs and under means.
+inline Plan quantized_plan(int width) {
+  const int mid = width / 2 + 1;
+  Plan plan;
+  plan.pixels = 32;
+  for (int c = 0; c < 3; ++c) {
+    plan.mean[c] = 127.5f;
+    plan.scale[c] = 64.0f;
+  }
+  const auto integers = [](int size, int channels, int low) {
+    return TensorShape{size, size, channels, Format::kInteger, random_values(channels, 99, 0.1f), low};
+  };
+  plan.tensors = {
+      integers(8, width, 0),     // 0: stem
+      integers(8, mid, 0),       // 1: block 1, middle
+      {8, 8, width},             // 2: block 1, output
+      integers(8, width, -128),  // 3: the same in integers
+      integers(8, 2 * mid, 0),   // 4: two fused middles
+      {8, 8, width},             // 5: block 2, output in place of 2
+      integers(8, width, -128),  // 6: the same in integers
+      integers(4, width, -128),  // 7: strided output
+      {1, 1, 9 * mid},           // 8: shifted means of half of 4
+      {1, 1, width},             // 9: plain means of 5
+      {1, 1, width},             // 10: plain means of 7
+      {1, 1, 10},                // 11: head
+  };
+  std::uint32_t seed = 1;
+  const auto conv = [&](int dst, std::vector<Segment> segments, bool relu, int residual = -1, int copy = -1) {
+    int k = 0;
+    for (const Segment& s : segments) k += s.kernel * s.kernel * s.count;
+    const int oc = plan.tensors[dst].channels;
+    const float unit = 1.5f / (73 * std::sqrt(static_cast<float>(k)));  // 73: of a weight; keeps magnitudes
+    QuantizedConvPhase phase = {dst,
+                                std::move(segments),
+                                random_bytes(static_cast<std::size_t>(oc) * k, seed++),
+                                {},
+                                std::vector<float>(oc, unit),
+                                relu,
+                                residual,
+                                copy,
+                                {}};
+    for (int o = 0; o < oc; ++o) phase.bias.push_back(1000 * (o % 7 - 3));
+    if (copy >= 0) phase.inverse.assign(oc, 0.75f);
+    plan.phases.push_back(std::move(phase));
+  };
+  plan.phases.push_back(QuantizedStemPhase{0, random_bytes(static_cast<std::size_t>(width) * 147, 77),
+                                           std::vector<std::int32_t>(width, 500), std::vector<float>(width, 4e-4f)});
+  conv(1, {{0, 0, width, 1, 1}}, true);
+  conv(2, {{1, 0, mid, 3, 1}, {0, 0, width, 1, 1}}, false, -1, 3);
+  conv(4, {{3, 0, width, 1, 1}}, true);
+  conv(5, {{4, 0, mid, 3, 1}}, false, 2, 6);
+  conv(7, {{4, mid, mid, 3, 2}, {6, 0, width, 1, 2}}, false);
+  const auto weights = [&](int oc, int k) { return random_values(static_cast<std::size_t>(oc) * k, seed++, 0.5f); };
+  plan.phases.push_back(ShiftedMeansPhase{8, 4, 3, 2, mid, mid});
+  plan.phases.push_back(ShiftedMeansPhase{9, 5, 1, 1, 0, width});
+  plan.phases.push_back(ShiftedMeansPhase{10, 7, 1, 1, 0, width});
+  const int k = 9 * mid + 2 * width;
+  plan.phases.push_back(LinearHeadPhase{11, {{8, 9 * mid}, {9, width}, {10, width}}, weights(10, k), weights(10, 1)});
+  plan.outputs = {{11, 0, 10}, {5, 1, width - 1}, {7, 0, width}, {4, 1, mid}};
   return plan;
 }
 

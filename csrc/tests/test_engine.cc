@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -75,20 +76,39 @@ std::vector<std::string> levels() {
 FA_TEST(bits_do_not_depend_on_threads_or_batch) {
   for (const std::string& isa : levels()) {
     for (int width : {6, 16, 40}) {
-      const Batch batch(70);  // more than a chunk
-      const Engine one(test::small_plan(width), isa, 1);
-      const Arrays expected = run(one, batch);
-      for (int threads : {2, 3}) {
-        const Engine engine(test::small_plan(width), isa, threads);
-        FA_CHECK_MESSAGE(same_bits(run(engine, batch), expected), isa);
-        for (std::int64_t images : {1, 2, 5}) {  // the last images, in a smaller batch
-          const std::int64_t first = batch.images - images;
-          const Arrays got = run(engine, {batch.u8.data() + first * 32 * 32 * 3, nullptr}, images);
-          for (std::size_t o = 0; o < got.size(); ++o) {
-            const std::vector<float> tail(expected[o].end() - got[o].size(), expected[o].end());
-            FA_CHECK_MESSAGE(got[o] == tail, isa);
+      for (const Plan& plan : {test::small_plan(width), test::quantized_plan(width)}) {
+        const Batch batch(70);  // more than a chunk
+        const Engine one(plan, isa, 1);
+        const Arrays expected = run(one, batch);
+        for (int threads : {2, 3}) {
+          const Engine engine(plan, isa, threads);
+          FA_CHECK_MESSAGE(same_bits(run(engine, batch), expected), isa);
+          for (std::int64_t images : {1, 2, 5}) {  // the last images, in a smaller batch
+            const std::int64_t first = batch.images - images;
+            const Arrays got = run(engine, {batch.u8.data() + first * 32 * 32 * 3, nullptr}, images);
+            for (std::size_t o = 0; o < got.size(); ++o) {
+              const std::vector<float> tail(expected[o].end() - got[o].size(), expected[o].end());
+              FA_CHECK_MESSAGE(got[o] == tail, isa);
+            }
           }
         }
+      }
+    }
+  }
+}
+
+// The maps of a plan in integers, bit for bit; its heads are floats.
+FA_TEST(integers_are_the_same_on_every_instruction_set) {
+  const Batch batch(2);
+  for (int width : {6, 17, 40}) {
+    const Arrays scalar = run(Engine(test::quantized_plan(width), "scalar", 1), batch);
+    for (const std::string& isa : levels()) {
+      const Arrays got = run(Engine(test::quantized_plan(width), isa, 1), batch);
+      FA_CHECK_MESSAGE(relative_error(got[0], scalar[0]) < 2e-6, isa);
+      FA_CHECK_MESSAGE(same_bits({got.begin() + 1, got.end()}, {scalar.begin() + 1, scalar.end()}), isa);
+      for (std::size_t o = 1; o < got.size(); ++o) {  // and say something
+        const auto [low, high] = std::minmax_element(got[o].begin(), got[o].end());
+        FA_CHECK(*high - *low > 3);
       }
     }
   }
@@ -167,20 +187,34 @@ FA_TEST(uint8_and_float_pixels_agree) {
   }
 }
 
+FA_TEST(uint8_and_float_pixels_become_the_same_integers) {
+  const Plan plan = test::quantized_plan(12);  // its mean is a multiple of one half
+  const Batch batch(3);
+  std::vector<float> planes(batch.u8.size());
+  for (std::size_t i = 0; i < planes.size(); ++i) {
+    const std::size_t image = i / (3 * 1024), c = i / 1024 % 3, p = i % 1024;
+    planes[i] = (static_cast<float>(batch.u8[(image * 1024 + p) * 3 + c]) - plan.mean[c]) / plan.scale[c];
+  }
+  const Engine engine(plan, "", 2);
+  FA_CHECK(same_bits(run(engine, batch), run(engine, {nullptr, planes.data()}, batch.images)));
+}
+
 FA_TEST(a_non_finite_pixel_spoils_its_own_image_alone) {
   for (int threads : {1, 2}) {
-    const Engine engine(test::small_plan(12), "", threads);
-    const std::int64_t images = 5, pixels = 3 * 32 * 32;
-    std::vector<float> planes = test::random_values(images * pixels, 3);
-    const Arrays clean = run(engine, {nullptr, planes.data()}, images);
-    planes[2 * pixels + 700] = std::numeric_limits<float>::quiet_NaN();
-    planes[4 * pixels + pixels - 1] = std::numeric_limits<float>::infinity();
-    const Arrays got = run(engine, {nullptr, planes.data()}, images);
-    for (std::size_t o = 0; o < got.size(); ++o) {
-      const std::size_t size = got[o].size() / images;
-      for (std::size_t i = 0; i < got[o].size(); ++i) {
-        const bool bad = i / size == 2 || i / size == 4;
-        FA_CHECK(bad ? std::isnan(got[o][i]) : got[o][i] == clean[o][i]);
+    for (const Plan& plan : {test::small_plan(12), test::quantized_plan(12)}) {
+      const Engine engine(plan, "", threads);
+      const std::int64_t images = 5, pixels = 3 * 32 * 32;
+      std::vector<float> planes = test::random_values(images * pixels, 3);
+      const Arrays clean = run(engine, {nullptr, planes.data()}, images);
+      planes[2 * pixels + 700] = std::numeric_limits<float>::quiet_NaN();
+      planes[4 * pixels + pixels - 1] = std::numeric_limits<float>::infinity();
+      const Arrays got = run(engine, {nullptr, planes.data()}, images);
+      for (std::size_t o = 0; o < got.size(); ++o) {
+        const std::size_t size = got[o].size() / images;
+        for (std::size_t i = 0; i < got[o].size(); ++i) {
+          const bool bad = i / size == 2 || i / size == 4;
+          FA_CHECK(bad ? std::isnan(got[o][i]) : got[o][i] == clean[o][i]);
+        }
       }
     }
   }

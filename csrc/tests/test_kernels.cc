@@ -8,30 +8,21 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/linear/generic.h"
 #include "cpu/kernels/segmented_conv/generic.h"
 #include "cpu/pack.h"
 #include "cpu/simd/portable.h"
+#include "kernels.h"
 #include "plans.h"
 #include "winograd_reference.h"
 
 using namespace faceattr;
 using namespace faceattr::cpu;
+using faceattr::test::kCanary;
+using faceattr::test::runnable;
 
 namespace {
-
-constexpr float kCanary = 12345.0f;
-
-template <class Kernel>
-std::vector<const Kernel*> runnable(const std::vector<Candidate<Kernel>>& candidates) {
-  std::vector<const Kernel*> kernels;
-  for (const auto& candidate : candidates) {
-    if ((candidate.features & ~detected_features()) == 0) kernels.push_back(candidate.kernel);
-  }
-  return kernels;
-}
 
 std::vector<float> values(std::size_t count, std::uint32_t seed, bool integers) {
   std::vector<float> result = test::random_values(count, seed);
@@ -440,6 +431,7 @@ FA_TEST(points_of_a_form_share_filters_along_untransformed_axes) {
 
 FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().SegmentedConv.back().features == 0);
+  FA_CHECK(kernel_lists().QuantizedConv.back().features == 0);
   FA_CHECK(kernel_lists().ShiftedMeans.back().features == 0);
   FA_CHECK(kernel_lists().Linear.back().features == 0);
   FA_CHECK(kernel_lists().Stem.back().features == 0);

@@ -13,7 +13,8 @@ namespace {
 std::size_t end_of(const Plan& plan, const MemoryPlan& memory, int t) {
   const TensorShape& shape = plan.tensors[t];
   const MapPlacement& map = memory.maps[t];
-  return map.offset + static_cast<std::size_t>(shape.height + 2 * map.border) * map.row_pitch;
+  const std::size_t values = static_cast<std::size_t>(shape.height + 2 * map.border) * map.row_pitch;
+  return map.offset + (shape.narrow() ? values / kNarrowPerFloat : values);
 }
 
 }  // namespace
@@ -23,39 +24,13 @@ FA_TEST(a_good_plan_passes) {
   FA_CHECK(kinds[0] == TensorKind::kMap && kinds[5] == TensorKind::kVector);
 }
 
-FA_TEST(every_flaw_is_found) {
-  const std::vector<std::function<void(Plan&)>> flaws = {
-      [](Plan& p) { p.pixels = 30; },
-      [](Plan& p) { p.scale[1] = 0; },
-      [](Plan& p) { p.mean[2] = std::numeric_limits<float>::quiet_NaN(); },
-      [](Plan& p) { p.tensors[0].channels = 0; },
-      [](Plan& p) { p.tensors[0].height = 1 << 20; },
-      [](Plan& p) { p.tensors[0].height = 7; },
-      [](Plan& p) { std::get<StemPhase>(p.phases[0]).weight.pop_back(); },
-      [](Plan& p) { std::get<StemPhase>(p.phases[0]).bias.push_back(0); },
-      [](Plan& p) { std::get<StemPhase>(p.phases[0]).dst = 99; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = -1; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = 4; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].start = 1; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].kernel = 5; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 2; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 0; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments.clear(); },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).weight.pop_back(); },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).residual = 1; },
-      [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).dst = 1; },
-      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).src = 5; },
-      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).count = 99; },
-      [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).dst = 6; },
-      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].src = 4; },
-      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].count = 1000; },
-      [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs.clear(); },
-      [](Plan& p) { p.outputs[0].count = 11; },
-      [](Plan& p) { p.outputs[0].tensor = 9; },
-      [](Plan& p) { std::swap(p.phases[0], p.phases[1]); },
-  };
+namespace {
+
+// Each flaw alone must be found in what is a good plan without it, by a message that says where.
+void check_flaws(const Plan& good, const std::vector<std::function<void(Plan&)>>& flaws) {
+  check(good);
   for (std::size_t i = 0; i < flaws.size(); ++i) {
-    Plan plan = test::small_plan(6);
+    Plan plan = good;
     flaws[i](plan);
     bool found = false;
     try {
@@ -64,6 +39,115 @@ FA_TEST(every_flaw_is_found) {
       found = std::string(error.what()).find("plan, phase") == 0;
     }
     FA_CHECK_MESSAGE(found, "flaw " + std::to_string(i));
+  }
+}
+
+}  // namespace
+
+FA_TEST(every_flaw_is_found) {
+  check_flaws(test::small_plan(6),
+              {
+                  [](Plan& p) { p.pixels = 30; },
+                  [](Plan& p) { p.scale[1] = 0; },
+                  [](Plan& p) { p.mean[2] = std::numeric_limits<float>::quiet_NaN(); },
+                  [](Plan& p) { p.tensors[0].channels = 0; },
+                  [](Plan& p) { p.tensors[0].height = 1 << 20; },
+                  [](Plan& p) { p.tensors[0].height = 7; },
+                  [](Plan& p) { std::get<StemPhase>(p.phases[0]).weight.pop_back(); },
+                  [](Plan& p) { std::get<StemPhase>(p.phases[0]).bias.push_back(0); },
+                  [](Plan& p) { std::get<StemPhase>(p.phases[0]).dst = 99; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = -1; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].src = 4; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].start = 1; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].kernel = 5; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 2; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments[0].stride = 0; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).segments.clear(); },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).weight.pop_back(); },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).residual = 1; },
+                  [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[2]).dst = 1; },
+                  [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).src = 5; },
+                  [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).count = 99; },
+                  [](Plan& p) { std::get<ShiftedMeansPhase>(p.phases[5]).dst = 6; },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].src = 4; },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].count = 1000; },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs.clear(); },
+                  [](Plan& p) { p.outputs[0].count = 11; },
+                  [](Plan& p) { p.outputs[0].tensor = 9; },
+                  [](Plan& p) { std::swap(p.phases[0], p.phases[1]); },
+              });
+}
+
+FA_TEST(every_flaw_of_a_plan_in_integers_is_found) {
+  const auto conv = [](Plan& p, int phase) -> QuantizedConvPhase& {
+    return std::get<QuantizedConvPhase>(p.phases[phase]);
+  };
+  const auto stem = [](Plan& p) -> QuantizedStemPhase& { return std::get<QuantizedStemPhase>(p.phases[0]); };
+  check_flaws(test::quantized_plan(6),
+              {
+                  [](Plan& p) { p.tensors[0].scale.pop_back(); },
+                  [](Plan& p) { p.tensors[3].low = -127; },
+                  [](Plan& p) { p.tensors[2].low = -128; },  // of a map of floats
+                  // The stem.
+                  [](Plan& p) { p.tensors[0].low = -128; },
+                  [](Plan& p) { p.tensors[0] = {8, 8, 6}; },
+                  [](Plan& p) { p.tensors[2].scale.assign(6, 1.0f); },  // of a map of floats
+                  [](Plan& p) { p.phases[0] = StemPhase{0, std::vector<float>(6 * 147), std::vector<float>(6)}; },
+                  [&](Plan& p) { stem(p).multiplier.pop_back(); },
+                  [&](Plan& p) { stem(p).weight.pop_back(); },
+                  [&](Plan& p) { stem(p).bias.pop_back(); },
+                  // What convolutions read.
+                  [&](Plan& p) { conv(p, 3).segments[0].src = 2; },
+                  [](Plan& p) {
+                    p.phases[3] = SegmentedConvPhase{
+                        4, {{3, 0, 6, 1, 1}}, std::vector<float>(48), std::vector<float>(8), true, -1};
+                    p.tensors[4] = {8, 8, 8};
+                  },
+                  [&](Plan& p) { conv(p, 1).segments.clear(); },
+                  [&](Plan& p) { conv(p, 1).weight.pop_back(); },
+                  [&](Plan& p) { conv(p, 1).bias.push_back(0); },
+                  [&](Plan& p) { conv(p, 1).multiplier.pop_back(); },
+                  // What they write and add.
+                  [](Plan& p) {
+                    p.phases[3] = SegmentedConvPhase{
+                        4, {{2, 0, 6, 1, 1}}, std::vector<float>(48), std::vector<float>(8), true, -1};
+                  },
+                  [&](Plan& p) { conv(p, 4).residual = 3; },  // integers
+                  [&](Plan& p) { conv(p, 3).residual = 2; },  // to integers
+                  [&](Plan& p) { p.tensors[2].channels = 7; },
+                  [&](Plan& p) { conv(p, 4).copy = 2; },
+                  [&](Plan& p) { conv(p, 4).copy = 7; },
+                  [&](Plan& p) { conv(p, 4).copy = 99; },
+                  [&](Plan& p) { conv(p, 4).copy = 3; },  // written before
+                  [&](Plan& p) { p.tensors[6] = p.tensors[5]; },
+                  [&](Plan& p) { conv(p, 4).inverse.pop_back(); },
+                  [&](Plan& p) { conv(p, 3).inverse.assign(8, 1.0f); },  // without a copy
+                  [](Plan& p) { p.tensors[6] = {8, 8, 6, Format::kBfloat16}; },
+                  [](Plan& p) { p.tensors[5] = {8, 8, 6, Format::kBfloat16}; },
+                  [&](Plan& p) {
+                    conv(p, 3).copy = 6;  // beside integers
+                    conv(p, 3).inverse.assign(8, 1.0f);
+                    p.tensors[6] = p.tensors[4];
+                    conv(p, 4).copy = -1;
+                    conv(p, 4).inverse.clear();
+                  },
+              });
+}
+
+FA_TEST(sums_of_integers_have_a_limit) {
+  for (const int channels : {1 << 15, (1 << 15) + 1}) {
+    Plan plan;
+    plan.pixels = 4;
+    plan.tensors = {{1, 1, channels, Format::kInteger, std::vector<float>(channels, 1.0f)}, {1, 1, 1}};
+    plan.phases.push_back(QuantizedStemPhase{0, std::vector<std::int8_t>(static_cast<std::size_t>(channels) * 147),
+                                             std::vector<std::int32_t>(channels), std::vector<float>(channels)});
+    plan.phases.push_back(QuantizedConvPhase{
+        1, {{0, 0, channels, 1, 1}}, std::vector<std::int8_t>(channels), {0}, {1.0f}, false, -1, -1, {}});
+    if (channels == 1 << 15) {
+      check(plan);
+    } else {
+      FA_CHECK_THROWS(std::invalid_argument, check(plan));
+    }
   }
 }
 
@@ -92,6 +176,37 @@ FA_TEST(live_maps_never_share_memory) {
   }
 }
 
+FA_TEST(maps_of_integers_never_share_memory) {
+  for (int width : {3, 8, 17, 64}) {
+    const Plan plan = test::quantized_plan(width);
+    const MemoryPlan memory = plan_memory(plan, check(plan));
+    const int borders[] = {0, 1, 0, 0, 1, 0, 0, 0};
+    // First and last phase of each map, by hand: a copy lives from the phase of its floats; 4, 5 and 7 are outputs.
+    const int first[] = {0, 1, 2, 2, 3, 4, 4, 5}, last[] = {2, 2, 4, 3, 10, 10, 5, 10};
+    for (int a = 0; a < 8; ++a) {
+      const TensorShape& shape = plan.tensors[a];
+      const MapPlacement& map = memory.maps[a];
+      FA_CHECK(map.border == borders[a]);
+      // Integers are read four at a time.
+      FA_CHECK(map.pixel_pitch == (shape.narrow() ? (shape.channels + 3) / 4 * 4 : shape.channels));
+      FA_CHECK(map.row_pitch == (shape.width + 2 * map.border) * map.pixel_pitch);
+      FA_CHECK(map.offset % 16 == 0);
+      FA_CHECK(end_of(plan, memory, a) <= memory.arena_floats);
+      for (int b = 0; b < a; ++b) {
+        const bool live_together = first[a] <= last[b] && first[b] <= last[a];
+        const bool in_place = a == 5 && b == 2;
+        if (live_together && !in_place) {
+          FA_CHECK(map.offset >= end_of(plan, memory, b) || memory.maps[b].offset >= end_of(plan, memory, a));
+        }
+      }
+    }
+    FA_CHECK(memory.maps[5].offset == memory.maps[2].offset);
+    const MapPlacement& bordered = memory.maps[4];  // its first position, counted in integers
+    FA_CHECK(bordered.narrow_interior() ==
+             kNarrowPerFloat * bordered.offset + static_cast<std::size_t>(bordered.row_pitch + bordered.pixel_pitch));
+  }
+}
+
 FA_TEST(grouped_phases_stay_in_their_slot) {
   const Plan light = test::small_plan(8), plan = test::winograd_plan(72, true);
   FA_CHECK(plan_memory(light, check(light)).first_grouped == static_cast<int>(light.phases.size()));
@@ -104,6 +219,25 @@ FA_TEST(grouped_phases_stay_in_their_slot) {
     const std::size_t end = memory.workspaces[p] + workspaces[p];
     FA_CHECK(end <= (static_cast<int>(p) < memory.first_grouped ? memory.arena_floats : memory.slot_floats));
   }
+}
+
+FA_TEST(weights_of_narrow_maps_weigh_half) {
+  Plan plan;
+  plan.pixels = 32;
+  plan.tensors = {{8, 8, 24, Format::kBfloat16}, {8, 8, 24}};
+  plan.phases.push_back(StemPhase{0, std::vector<float>(24 * 147), std::vector<float>(24)});
+  plan.phases.push_back(SegmentedConvPhase{
+      1, {{0, 0, 24, 3, 1}}, std::vector<float>(24 * 24 * 9), std::vector<float>(24), false, -1, -1});
+  // 5,184 weights of half a float, maps of 64 * 24 * 1.5 = 2,304 floats: with whole floats they would be heavy.
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 2);
+  plan.tensors[1].channels = 96;  // 10,368 of maps of 6,912 floats
+  auto& conv = std::get<SegmentedConvPhase>(plan.phases[1]);
+  conv.weight.resize(static_cast<std::size_t>(96) * 24 * 9);
+  conv.bias.resize(96);
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 2);
+  plan.tensors[0].height = plan.tensors[0].width = plan.tensors[1].height = plan.tensors[1].width = 4;
+  plan.pixels = 16;  // maps of 1,728 floats
+  FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 1);
 }
 
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {

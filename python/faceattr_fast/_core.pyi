@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 _Floats = NDArray[np.float32]
 _Int8s = NDArray[np.int8]
+_Int16s = NDArray[np.int16]
 _Int32s = NDArray[np.int32]
 
 def detected_isa() -> str:
@@ -70,8 +71,11 @@ class Plan:
         residual: int,
         copy: int,
         inverse: _Floats,
+        transformed: Sequence[tuple[int, int, int]],
+        transformed_weight: _Int16s,
     ) -> None:
-        """As segmented_conv; copy: a tensor of integers or -1, inverse: its factors."""
+        """As segmented_conv; copy: a tensor of integers or -1, inverse: its factors; transformed: stride-1 3x3 segments
+        (src, start, count) by Winograd F(2x2), their weights [16, oc, K]."""
 
     def quantize(self, dst: int, src: int, inverse: _Floats) -> None:
         """dst: a tensor of integers of src's shape."""

@@ -6,13 +6,16 @@ input of a two-tap filter at stride 1, of which F(4, 2) makes four outputs from 
 product each. In two dimensions 9 · 9 = 81 products remain of 144, 16 of them those of the centre tap, which is computed
 directly as a 1x1.
 
+``winograd2x2``, for stride 1 in integers: F(2x2, 3x3) makes a 2x2 tile from 16 products instead of 36. It is exact.
+
 A map whose side is no multiple of four computes outputs that nobody reads: at 14x14 four tiles per side cover 16, and
 36 · 16 products stand against 9 · 196, a third. Both round a little more than a direct sum; docs/numerics.md has the
 errors.
 
 The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
-are four times as many, counted as products too. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``)
-forces one wherever it can be applied, and a direct sum elsewhere; :meth:`FastForward.describe` shows what was chosen.
+are four times as many, counted as products too. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``,
+``winograd2x2``) forces one wherever it can be applied, and a direct sum elsewhere; :meth:`FastForward.describe` shows
+what was chosen.
 """
 
 from __future__ import annotations
@@ -25,14 +28,17 @@ import numpy as np
 
 from .errors import DeviceError
 from .plan import (
+    INTEGER_POINTS,
     TRANSFORMED_POINTS,
     Algorithm,
+    IntegerAlgorithm,
     Phase,
     Plan,
     Quantize,
     QuantizedConv,
     QuantizedStem,
     SegmentedConv,
+    integer_tile_count,
     tile_count,
 )
 
@@ -40,7 +46,9 @@ __all__ = ["choose_algorithms", "forced_algorithm", "plan_cost", "transform_weig
 
 Array = np.ndarray
 
+AnyAlgorithm = Algorithm | IntegerAlgorithm
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+_INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bits
 
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
 _TRANSFORM_COST = 6
@@ -81,6 +89,10 @@ _POLYPHASE = np.array(
 )
 
 
+# 2G of F(2x2, 3x3) for the points 0, ±1 and infinity (Lavin & Gray, 2015).
+_INTEGER = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
+
+
 def transform_weight(weight: Array, algorithm: Algorithm) -> Array:
     """G w Gᵀ of every filter, float64: [oc, c, 3, 3] → [36, oc, c], or [35, oc, c] without the centre tap."""
     out, channels = weight.shape[:2]
@@ -89,12 +101,19 @@ def transform_weight(weight: Array, algorithm: Algorithm) -> Array:
     return points.reshape(36, out, channels)[: transformed_filters(algorithm)]
 
 
+def transform_integers(weight: Array) -> Array:
+    """(2G) w (2G)ᵀ of every filter, four times F(2x2)'s, exact: int8 [oc, c, 3, 3] → int16 [16, oc, c]."""
+    out, channels = weight.shape[:2]
+    points: Array = np.kron(_INTEGER, _INTEGER) @ weight.reshape(out * channels, 9).T.astype(np.int16)
+    return points.reshape(INTEGER_POINTS, out, channels)
+
+
 def transformed_filters(algorithm: Algorithm) -> int:
     """Transformed weights per channel of input and output; polyphase4x4 has a centre tap besides."""
     return {"direct": 0, "winograd4x4": 36, "polyphase4x4": 35}[algorithm]
 
 
-def forced_algorithm() -> Algorithm | None:
+def forced_algorithm() -> AnyAlgorithm | None:
     """FACEATTR_ALGORITHM; None where it is not set.
 
     Raises:
@@ -103,25 +122,53 @@ def forced_algorithm() -> Algorithm | None:
     name = os.environ.get("FACEATTR_ALGORITHM")
     if not name:
         return None
-    if name not in ALGORITHMS:
-        raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(ALGORITHMS)}")
-    return name
+    names: tuple[AnyAlgorithm, ...] = (*ALGORITHMS, "winograd2x2")
+    for algorithm in names:
+        if name == algorithm:
+            return algorithm
+    raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(names)}")
 
 
-def choose_algorithms(plan: Plan, forced: Algorithm | None = None) -> Plan:
+def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None) -> Plan:
     """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied."""
-    phases = [
-        replace(phase, algorithm=_choose(plan, phase, forced)) if isinstance(phase, SegmentedConv) else phase
-        for phase in plan.phases
-    ]
-    return replace(plan, phases=tuple(phases), _hash=[])
+
+    def choose(phase: Phase) -> Phase:
+        match phase:
+            case SegmentedConv():
+                return replace(phase, algorithm=_choose(plan, phase, forced))
+            case QuantizedConv():
+                return replace(phase, algorithm=_choose_integer(plan, phase, forced))
+            case _:
+                return phase
+
+    return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
 
 
-def _choose(plan: Plan, phase: SegmentedConv, forced: Algorithm | None) -> Algorithm:
+def _choose_integer(plan: Plan, phase: QuantizedConv, forced: AnyAlgorithm | None) -> IntegerAlgorithm:
+    trial = replace(phase, algorithm="winograd2x2")
+    transformed, _ = trial.split()
+    channels = sum(segment.count for segment in transformed)
+    if not 0 < channels <= _INTEGER_CHANNELS or forced not in (None, "winograd2x2"):
+        return "direct"
+    cheaper = _integer_cost(plan, trial) < plan.phase_multiply_adds(phase)
+    return "winograd2x2" if forced or cheaper else "direct"
+
+
+def _integer_cost(plan: Plan, phase: QuantizedConv) -> int:
+    """In products of integers."""
+    transformed, _ = phase.split()
+    if not transformed:
+        return plan.phase_products(phase)
+    shape, channels = plan.tensors[phase.dst], sum(segment.count for segment in transformed)
+    values = INTEGER_POINTS * integer_tile_count(shape) * (channels + shape.channels)
+    return plan.phase_products(phase) + _TRANSFORM_COST * values
+
+
+def _choose(plan: Plan, phase: SegmentedConv, forced: AnyAlgorithm | None) -> Algorithm:
     trials = [replace(phase, algorithm=algorithm) for algorithm in ALGORITHMS]
     applicable = [trial for trial in trials if trial.algorithm == "direct" or trial.split()[0]]
     if forced is not None:
-        return forced if any(trial.algorithm == forced for trial in applicable) else "direct"
+        return next((trial.algorithm for trial in applicable if trial.algorithm == forced), "direct")
     return min(applicable, key=lambda trial: _cost(plan, trial)).algorithm
 
 
@@ -152,8 +199,10 @@ def _phase_cost(plan: Plan, phase: Phase, integer_product: float) -> float:
         case SegmentedConv():
             return _cost(plan, phase)
         case QuantizedConv():  # whose weights take half the bytes
-            weights = sum(int(segment.weight.size) for segment in phase.segments)
-            return integer_product * plan.phase_products(phase) + _WEIGHT_COST / 2 * weights
+            transformed, direct = phase.split()
+            weights = sum(int(segment.weight.size) for segment in direct)
+            weights += INTEGER_POINTS * sum(len(segment.weight) * segment.count for segment in transformed)
+            return integer_product * _integer_cost(plan, phase) + _WEIGHT_COST / 2 * weights
         case QuantizedStem():
             return integer_product * plan.phase_products(phase)
         case Quantize():

@@ -14,12 +14,13 @@ __all__ = ["as_outputs", "as_pixels"]
 _DLPACK_HOST = (1, 3)  # plain memory, and pinned memory that a GPU could read too
 
 
-def as_pixels(pixels: Any, size: int) -> np.ndarray:
+def as_pixels(pixels: Any, size: int, name: str = "pixels") -> np.ndarray:
     """A C-contiguous numpy array over the caller's memory where that is possible, else a copy.
 
     Args:
         pixels: uint8 [N, size, size, 3] (RGB) or float32 [N, 3, size, size] (normalised); numpy, torch or any producer
             of ``__dlpack__`` on the CPU; any strides.
+        name: of the argument, for messages.
 
     Raises:
         TypeError: not an array, or another dtype or byte order.
@@ -27,21 +28,21 @@ def as_pixels(pixels: Any, size: int) -> np.ndarray:
         DeviceError: memory of another device.
     """
     wanted = f"uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order"
-    array = _to_numpy(pixels, wanted)
+    array = _to_numpy(pixels, wanted, name)
     if array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
-        raise TypeError(f"pixels: expected {wanted}, got {array.dtype!r} {list(array.shape)}")
+        raise TypeError(f"{name}: expected {wanted}, got {array.dtype!r} {list(array.shape)}")
     expected = (size, size, 3) if array.dtype == np.uint8 else (3, size, size)
     if array.shape == expected:
-        raise ValueError(f"pixels: got a single image {list(array.shape)}; add an axis: pixels[None]")
+        raise ValueError(f"{name}: got a single image {list(array.shape)}; add an axis: {name}[None]")
     if array.ndim != 4 or array.shape[1:] != expected:
         sides = ", ".join(map(str, expected))
-        raise ValueError(f"pixels: expected {array.dtype} [N, {sides}], got {list(array.shape)}")
+        raise ValueError(f"{name}: expected {array.dtype} [N, {sides}], got {list(array.shape)}")
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
-def _to_numpy(pixels: Any, wanted: str) -> np.ndarray:
+def _to_numpy(pixels: Any, wanted: str, name: str) -> np.ndarray:
     if isinstance(pixels, np.ma.MaskedArray):
-        raise TypeError(f"pixels: expected {wanted}, got a masked array, whose mask would be ignored")
+        raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(pixels, np.ndarray):
         return pixels
     if hasattr(pixels, "__dlpack_device__"):
@@ -52,11 +53,11 @@ def _to_numpy(pixels: Any, wanted: str) -> np.ndarray:
             if kind in _DLPACK_HOST:
                 return np.from_dlpack(pixels)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
-            raise TypeError(f"pixels: expected {wanted}, got what numpy cannot read: {error}") from error
-        raise DeviceError(f"pixels: on another device (DLPack type {int(kind)}, index {index}); this runs on the CPU")
+            raise TypeError(f"{name}: expected {wanted}, got what numpy cannot read: {error}") from error
+        raise DeviceError(f"{name}: on another device (DLPack type {int(kind)}, index {index}); this runs on the CPU")
     if hasattr(pixels, "__cuda_array_interface__"):
-        raise DeviceError("pixels: in GPU memory; this runs on the CPU")
-    raise TypeError(f"pixels: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")
+        raise DeviceError(f"{name}: in GPU memory; this runs on the CPU")
+    raise TypeError(f"{name}: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")
 
 
 def as_outputs(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from . import _core
-from .algorithms import transform_weight
+from .algorithms import transform_integers, transform_weight
 from .errors import WeightsError
 from .plan import (
+    INTEGER_POINTS,
     LinearHead,
     Plan,
     Quantize,
@@ -56,14 +57,20 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))
                 core.quantized_stem(dst, weight, phase.bias, phase.multiplier)
             case QuantizedConv():
-                weight = np.concatenate([_rows(s) for s in phase.segments], axis=1)
-                segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in phase.segments]
+                transformed, direct = phase.split()
+                channels = plan.tensors[phase.dst].channels
+                weight = np.concatenate([np.empty((channels, 0), np.int8), *map(_rows, direct)], axis=1)
+                segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
+                sources = [(index[s.src], s.start, s.count) for s in transformed]
+                parts = [np.empty((INTEGER_POINTS, channels, 0), np.int16)]
+                points = np.concatenate([*parts, *(transform_integers(s.weight) for s in transformed)], axis=2)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 copy = -1 if phase.copy is None else index[phase.copy]
                 inverse = np.empty(0, np.float32) if phase.inverse is None else phase.inverse
                 core.quantized_conv(
-                    dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse
-                )
+                    dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse,
+                    sources, points,
+                )  # fmt: skip
             case Quantize():
                 core.quantize(dst, index[phase.src], phase.inverse)
             case ShiftedMeans():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -83,7 +82,7 @@ class FastForward:
         self._forced_isa = os.environ.get("FACEATTR_ISA", "")
         self._forced_algorithm = forced_algorithm()
         if calibration is not None:
-            pixels = as_pixels(calibration, self.spec.pixels.size)
+            pixels = as_pixels(calibration, self.spec.pixels.size, "calibration")
             weights = with_int8_ranges(weights, pixels, self.threads, self._forced_isa)
         self._weights = weights
         self.metadata: Mapping[str, Any] = weights.metadata
@@ -231,8 +230,8 @@ class FastForward:
                 plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
-            case _:
-                plan = choose_algorithms(plan, self._forced_algorithm)
+        if self.dtype != "bfloat16":
+            plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 
@@ -301,7 +300,7 @@ def int8_ranges(weights: Weights) -> Mapping[str, float]:
     """The range of each value from the metadata of a weights file.
 
     Raises:
-        WeightsError: there are none, or they are no positive finite numbers.
+        WeightsError: there are none, or they are no positive numbers of a usable size.
     """
     entry = weights.metadata.get(INT8_KEY)
     ranges = entry.get("ranges") if isinstance(entry, dict) else None
@@ -309,12 +308,13 @@ def int8_ranges(weights: Weights) -> Mapping[str, float]:
         raise WeightsError("int8: these weights have no scales; make them from sample pictures with faceattr quantize")
     for name, limit in ranges.items():
         number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if not number or not math.isfinite(limit) or limit <= 0:
+        if not number or not _LEAST_RANGE <= limit <= 1 / _LEAST_RANGE:
             raise WeightsError(f"int8: the range of {name!r} must be a positive number, got {limit!r}")
     return ranges
 
 
 INT8_KEY = "int8"  # of the metadata
+_LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
 
 
 def _check_device(device: str) -> str:

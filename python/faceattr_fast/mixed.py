@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .algorithms import choose_algorithms, plan_cost
+from .algorithms import AnyAlgorithm, choose_algorithms, plan_cost
 from .backend import compile_plan
 from .errors import WeightsError
-from .plan import Algorithm, Plan, SegmentedConv
+from .plan import Plan, SegmentedConv
 from .quantize import quantize_plan
 from .rewrite import build_plan
 from .spec import NetworkSpec
@@ -123,30 +123,30 @@ class _Candidate(NamedTuple):
 
 
 def choose_formats(
-    plan: Plan, ranges: Mapping[str, float], errors: Mapping[str, float], isa: str, forced: Algorithm | None = None
+    plan: Plan, ranges: Mapping[str, float], errors: Mapping[str, float], isa: str, forced: AnyAlgorithm | None = None
 ) -> Plan:
-    """The plan with the chosen classes in integers and an algorithm for each other convolution.
+    """The plan with the chosen classes in integers.
 
     Args:
         plan: of floats.
         ranges, errors: from calibration; errors of the plan's form. A class with a value that has none stays float32.
         isa: the instruction set, ``+`` between several.
-        forced: see :func:`.algorithms.choose_algorithms`.
+        forced: the algorithm that :func:`.algorithms.choose_algorithms` will be told; of the estimate.
 
     Raises:
         WeightsError: a value has an error but no range.
     """
 
-    def planned(*members: str) -> Plan:
-        return choose_algorithms(quantize_plan(plan, ranges, members), forced)
+    def cost(*members: str) -> float:
+        return plan_cost(choose_algorithms(quantize_plan(plan, ranges, members), forced), isa)
 
-    floats = plan_cost(planned(), isa)
+    floats = cost()
     measured = []
     for members in map_classes(plan):
         values = _values(plan, members)
         if all(value in errors for value in values):
             square = sum(errors[value] ** 2 for value in values)
-            measured.append(_Candidate(square, floats - plan_cost(planned(*members), isa), members))
+            measured.append(_Candidate(square, floats - cost(*members), members))
     left = _ERROR_SHARE * sum(candidate.square for candidate in measured)
     chosen: list[str] = []
     faster = [candidate for candidate in measured if candidate.saved > 0]
@@ -154,4 +154,4 @@ def choose_formats(
         if candidate.square <= left:
             left -= candidate.square
             chosen += candidate.members
-    return planned(*chosen)
+    return quantize_plan(plan, ranges, chosen)

@@ -33,11 +33,20 @@ __all__ = [
 
 Array = np.ndarray
 Algorithm = Literal["direct", "winograd4x4", "polyphase4x4"]
+IntegerAlgorithm = Literal["direct", "winograd2x2"]
 
 # Of the 3x3 convolutions that an algorithm transforms: their stride, and what is left of their products per 4x4 tile of
 # outputs and channel (polyphase4x4 computes the centre tap directly, 16 more).
 TRANSFORMED_STRIDE: dict[Algorithm, int] = {"winograd4x4": 1, "polyphase4x4": 2}
 TRANSFORMED_POINTS: dict[Algorithm, int] = {"winograd4x4": 36, "polyphase4x4": 65}
+
+
+INTEGER_POINTS = 16  # products of winograd2x2 per 2x2 tile of outputs and channel
+
+
+def integer_tile_count(shape: TensorShape) -> int:
+    """Tiles of 2x2 outputs that cover a tensor."""
+    return -(-shape.height // 2) * -(-shape.width // 2)
 
 
 def tile_count(shape: TensorShape) -> int:
@@ -153,6 +162,13 @@ class QuantizedConv:
     residual: str | None = None  # a tensor of floats of dst's shape
     copy: str | None = None  # a tensor of integers of dst's shape
     inverse: Array | None = None  # [oc] float32
+    algorithm: IntegerAlgorithm = "direct"  # of 3x3 segments at stride 1; it has no effect on the integers
+
+    def split(self) -> tuple[list[Segment], list[Segment]]:
+        """The segments that ``algorithm`` transforms, and those that are computed directly."""
+        fits = [self.algorithm == "winograd2x2" and s.kernel == 3 and s.stride == 1 for s in self.segments]
+        pairs = list(zip(self.segments, fits, strict=True))
+        return [segment for segment, fit in pairs if fit], [segment for segment, fit in pairs if not fit]
 
 
 @dataclass(frozen=True)
@@ -250,11 +266,14 @@ class Plan:
 
     def phase_products(self, phase: Phase) -> int:
         """Per image; fewer than its multiply-adds where an algorithm transforms tiles, which takes mostly additions."""
-        if not isinstance(phase, SegmentedConv):
+        if not isinstance(phase, (SegmentedConv, QuantizedConv)):
             return self.phase_multiply_adds(phase)
         shape = self.tensors[phase.dst]
         transformed, direct = phase.split()
-        points = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape)
+        if isinstance(phase, QuantizedConv):
+            points = INTEGER_POINTS * integer_tile_count(shape)
+        else:
+            points = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape)
         return sum(int(s.weight.size) for s in direct) * shape.height * shape.width + sum(
             len(s.weight) * s.count * points for s in transformed
         )

@@ -39,7 +39,7 @@ from .plan import (
 )
 from .rewrite import build_plan
 from .spec import NetworkSpec
-from .storage import Storage
+from .storage import Storage, without_stem_shortcuts
 
 __all__ = ["calibrate", "quantize_plan"]
 
@@ -133,6 +133,8 @@ def quantize_plan(plan: Plan, ranges: Mapping[str, float], chosen: Collection[st
         WeightsError: a value has no range.
         ValueError: a convolution reads maps of both sorts.
     """
+    if chosen is None:
+        return _Quantizer(without_stem_shortcuts(plan), ranges, None).run()
     return _Quantizer(plan, ranges, chosen).run()
 
 

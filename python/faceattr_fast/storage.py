@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from .plan import Phase, Plan, SegmentedConv, ShiftedMeans, Stem, TensorShape
+import numpy as np
 
-__all__ = ["Storage", "store_bfloat16"]
+from .plan import Phase, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
+
+__all__ = ["Storage", "store_bfloat16", "without_stem_shortcuts"]
 
 
 class Storage:
@@ -59,11 +61,28 @@ class Storage:
         return self.narrow(tensor) if tensor in self.floats & self.read else None
 
 
+def without_stem_shortcuts(plan: Plan) -> Plan:
+    """The same network where blocks read the stem's output by a 1x1 convolution with the identity instead of adding it.
+
+    A stem writes narrow values alone, and what is added is float32.
+    """
+    stems = {phase.dst for phase in plan.phases if isinstance(phase, Stem)}
+
+    def convert(phase: Phase) -> Phase:
+        if not isinstance(phase, SegmentedConv) or phase.residual not in stems:
+            return phase
+        identity = Segment(phase.residual, np.eye(plan.tensors[phase.dst].channels)[:, :, None, None])
+        return replace(phase, segments=(*phase.segments, identity), residual=None)
+
+    return replace(plan, phases=tuple(map(convert, plan.phases)), _hash=[])
+
+
 def store_bfloat16(plan: Plan) -> Plan:
     """The plan with maps and weights of its convolutions in bfloat16, sums in float32; heads stay float32.
 
     The stem reads ``2 · (pixel - mean)``, whose integers up to 256 bfloat16 holds exactly.
     """
+    plan = without_stem_shortcuts(plan)
     storage = Storage(plan, "bfloat16")
     tensors: dict[str, TensorShape] = dict(plan.tensors)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from os import PathLike
@@ -21,7 +22,16 @@ from safetensors.numpy import save as serialize
 from .errors import WeightsError
 from .spec import NetworkSpec
 
-__all__ = ["Weights", "check_tensors", "parse_weights", "read_spec", "read_weights", "shipped_weights", "write_weights"]
+__all__ = [
+    "Weights",
+    "check_tensors",
+    "copy_weights",
+    "parse_weights",
+    "read_spec",
+    "read_weights",
+    "shipped_weights",
+    "write_weights",
+]
 
 METADATA_KEY = "faceattr"
 FORMAT_VERSION = 1
@@ -160,6 +170,36 @@ def write_weights(path: str | PathLike[str], weights: Weights, dtype: str = "flo
             raise ValueError(f"tensor {name!r} has values beyond the range of {dtype}")
     entry = {**weights.metadata, "format": FORMAT_VERSION, "spec": json.loads(weights.spec.to_json())}
     data = serialize(stored, metadata={METADATA_KEY: json.dumps(entry)})
+    _replace(path, data)
+
+
+def copy_weights(source: str | PathLike[str], path: str | PathLike[str], changes: Mapping[str, Any]) -> None:
+    """Copy a weights file with other metadata: tensors byte for byte, of whatever type.
+
+    Args:
+        source: weights file; may be ``path`` itself.
+        path: file to write, replaced only once the new one is complete.
+        changes: entries of the metadata, which replace those of the same name; never ``spec`` or ``format``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: ``source`` is damaged.
+        ValueError: ``changes`` hold what belongs to the tensors.
+    """
+    if reserved := changes.keys() & {"spec", "format"}:
+        raise ValueError(f"changes: {', '.join(sorted(reserved))} cannot be changed without the tensors")
+    data = Path(source).read_bytes()
+    parse_weights(data, str(source))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    entry = _metadata(data, str(source)) | dict(changes)
+    header["__metadata__"][METADATA_KEY] = json.dumps(entry)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    _replace(Path(os.path.realpath(path)), len(text).to_bytes(8, "little") + text + data[end:])
+
+
+def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # writers must not meet
     try:
         with open(temporary, "xb") as file:

@@ -27,6 +27,9 @@ struct Avx2Integers {
     return {_mm256_set1_epi32(pair)};
   }
   void add_products(Avx2Integers a, Avx2Integers b) { v = _mm256_add_epi32(v, _mm256_madd_epi16(a.v, b.v)); }
+  Avx2Integers operator+(Avx2Integers o) const { return {_mm256_add_epi32(v, o.v)}; }
+  Avx2Integers operator-(Avx2Integers o) const { return {_mm256_sub_epi32(v, o.v)}; }
+  Avx2Integers quarter() const { return {_mm256_srai_epi32(v, 2)}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>
   Float value(const Store& to, int channel) const {

@@ -33,6 +33,9 @@ struct Avx512Integers {
     v = _mm512_add_epi32(v, _mm512_madd_epi16(a.v, b.v));
 #endif
   }
+  Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
+  Avx512Integers operator-(Avx512Integers o) const { return {_mm512_sub_epi32(v, o.v)}; }
+  Avx512Integers quarter() const { return {_mm512_srai_epi32(v, 2)}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>
   Float value(const Store& to, int channel) const {

@@ -34,6 +34,10 @@ struct PortableIntegers {
   void add_products(PortableIntegers a, PortableIntegers b) {
     v += ((a.v << 16) >> 16) * ((b.v << 16) >> 16) + (a.v >> 16) * (b.v >> 16);
   }
+  // Modulo 2^32.
+  PortableIntegers operator+(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() + o.bits())}; }
+  PortableIntegers operator-(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() - o.bits())}; }
+  PortableIntegers quarter() const { return {v >> 2}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>
   Float value(const Store& to, int channel) const {
@@ -50,6 +54,10 @@ struct PortableIntegers {
       p[i] = static_cast<std::int16_t>((x + kShift) - kShift);
     }
   }
+
+ private:
+  typedef std::uint32_t Bits __attribute__((vector_size(N * 4)));
+  Bits bits() const { return reinterpret_cast<Bits>(v); }
 };
 
 }  // namespace

@@ -48,13 +48,11 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
             reads = {(s.src, s.start, s.count, _positions(plan, s.src, s.kernel, s.stride)) for s in phase.segments}
             total += sum(tensor(src, count, positions) for src, _, count, positions in reads)
             total += sum(whole(name) for name in (phase.residual, phase.copy) if name)
-            if isinstance(phase, QuantizedConv):
-                total += sum(weights(s.weight, s.src) for s in phase.segments)
-            else:
-                transformed, direct = phase.split()
-                filters = transformed_filters(phase.algorithm)
-                total += sum(weights(s.weight, s.src) for s in direct)
-                total += sum(weights(s.weight, s.src) * filters // s.kernel**2 for s in transformed)
+            transformed, direct = phase.split()
+            total += sum(weights(s.weight, s.src) for s in direct)
+            # Integers: 16 transformed weights of 16 bits.
+            filters = 2 * 16 if isinstance(phase, QuantizedConv) else transformed_filters(phase.algorithm)
+            total += sum(weights(s.weight, s.src) * filters // s.kernel**2 for s in transformed)
         case Quantize():
             total += whole(phase.src)
         case ShiftedMeans():

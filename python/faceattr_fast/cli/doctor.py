@@ -136,6 +136,7 @@ def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
     yield f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     metadata = weights.metadata
     yield f"version {metadata.get('version', 'not stated')}, licence {_text(metadata.get('licence', 'not stated'))}"
+    yield f"int8: {_int8(weights)}"
     for data in _list(metadata.get("trained_on")):
         yield f"trained on {_text(data)}"
     for head in weights.spec.heads:
@@ -148,6 +149,19 @@ def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
         return
     for name, figure in accuracy.items():
         yield f"accuracy, {name}: {_text(figure)}"
+
+
+def _int8(weights: Weights) -> str:
+    from ..forward import INT8_KEY, int8_ranges
+
+    if INT8_KEY not in weights.metadata:
+        return "no scales; 'faceattr quantize' makes them"
+    try:
+        int8_ranges(weights)
+    except ValueError as error:
+        return str(error)
+    images = weights.metadata[INT8_KEY].get("images")
+    return f"scales from {images} faces" if isinstance(images, int) else "scales"
 
 
 def _list(value: Any) -> list[Any]:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             progress.print(table.header(), out)
         results = _results(analyzer, pictures, arguments.crops)
         for i, (picture, result) in enumerate(zip(pictures, results, strict=True)):
-            faces, error = (result, None) if isinstance(result, list) else (None, _reason(result.error, picture.path))
+            faces, error = (result, None) if isinstance(result, list) else (None, reason(result.error, picture.path))
             if targets and faces is not None:
                 error = _write_annotated(picture.path, faces, targets[i])
             if error is not None:
@@ -65,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
                     progress.print(line, out)
             progress.step()
     if failed:
-        some = ", ".join(failed[:5]) + (", …" if len(failed) > 5 else "")
-        print(f"faceattr predict: {len(failed)} of {len(pictures)} failed: {some}", file=sys.stderr)
+        print(f"faceattr predict: {failed_summary(failed, len(pictures))}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -93,7 +92,13 @@ def _crop_results(analyzer: FaceAnalyzer, paths: Sequence[Path]) -> Iterator[Res
         yield failures[path] if path in failures else [next(faces)]
 
 
-def _reason(error: Exception, path: Path) -> str:
+def failed_summary(failed: Sequence[str], total: int) -> str:
+    """One line: how many, and the first of them by name."""
+    return f"{len(failed)} of {total} failed: {', '.join(failed[:5])}{', …' if len(failed) > 5 else ''}"
+
+
+def reason(error: Exception, path: Path) -> str:
+    """What went wrong with a picture, on one line, without its path."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.removeprefix(f"{path}: ").split()) or type(error).__name__
 
@@ -170,5 +175,5 @@ def _write_annotated(path: Path, faces: Sequence[Face], target: Path) -> str | N
         with replacing(target) as temporary:
             annotate(path, faces).save(temporary)
     except Exception as error:
-        return f"annotated picture {target}: {_reason(error, path)}"
+        return f"annotated picture {target}: {reason(error, path)}"
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError, WeightsError
+from ..forward import DTYPES
 
 if TYPE_CHECKING:
     from ..photo import FaceAnalyzer
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "UsageError",
     "add_analyzer_arguments",
+    "add_detector_arguments",
+    "add_threads_argument",
     "add_weights_argument",
     "load_analyzer",
     "names",
@@ -45,15 +48,23 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights file (default: the one in the package)")
 
 
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: the CPUs that this process may use")
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detector", default="auto", choices=("auto", "yunet", "haar"), help="default: auto")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="YuNet's model file")
+    parser.add_argument("--crops", action="store_true", help="the pictures are cropped faces: use no detector")
+
+
 def add_analyzer_arguments(parser: argparse.ArgumentParser) -> None:
     """Network and detector."""
     add_weights_argument(parser)
     parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--dtype", help="number format (default: float32 on the CPU)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: the CPUs that this process may use")
-    parser.add_argument("--detector", default="auto", choices=("auto", "yunet", "haar"), help="default: auto")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="YuNet's model file")
-    parser.add_argument("--crops", action="store_true", help="the pictures are cropped faces: use no detector")
+    parser.add_argument("--dtype", metavar="FORMAT", help=f"{', '.join(DTYPES)} (default: float32 on the CPU)")
+    add_threads_argument(parser)
+    add_detector_arguments(parser)
 
 
 def weights_path(arguments: argparse.Namespace) -> Path:

@@ -188,6 +188,19 @@ class FaceAnalyzer:
                 waiting = []
         return faces + self._faces([None] * len(waiting), waiting)
 
+    def crops(self, source: ImageSource) -> NDArray[np.uint8]:
+        """The faces of one photo as the network reads them: found and cropped as :meth:`predict` does it.
+
+        Returns:
+            uint8 [n, S, S, 3], largest face first; n is 0 where there is none.
+
+        Raises:
+            ImageError, OSError, TypeError, ValueError: the photo, see :func:`load_image`.
+        """
+        crops = self._prepare(source).crops
+        size = self.template.size
+        return np.stack(crops) if crops else np.empty((0, size, size, 3), np.uint8)
+
     def _stream(self, sources: Iterable[ImageSource], on_error: OnError) -> Iterator[list[Face] | Failure]:
         waiting: list[_Prepared | Failure] = []
         crops = 0

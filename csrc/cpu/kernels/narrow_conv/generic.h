@@ -7,6 +7,26 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
+// The same steps, each rounded the same way, at any width of `Sums`.
+template <class Sums>
+[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, std::int64_t row, std::int64_t column,
+                                              int channel) {
+  using Float = typename Sums::Float;
+  Float value = sum.value(to, channel);
+  if (to.residual != nullptr) {
+    value = value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
+  }
+  if (to.relu) value = value.max(Float::zero());
+  if (to.floats != nullptr) {
+    value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
+  }
+  if (to.narrow != nullptr) {
+    if (to.inverse != nullptr) value = value * Float::load(to.inverse + channel);
+    std::int16_t* p = to.narrow + row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
+    Sums::store_narrow(p, value, to.low, to.low + 255.0f);
+  }
+}
+
 template <class Vec, int kPixels, int kVectors>
 struct NarrowConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
@@ -87,37 +107,22 @@ struct NarrowConv {
   [[gnu::always_inline]] static inline void finish(const NarrowConvArgs& args, const Vec (&acc)[kVectors],
                                                    std::int64_t row, std::int64_t column, int panel) {
     const int first = panel * kPanel;
+    if (args.sums != nullptr) {
+      std::int32_t* sums = args.sums + row * args.sums_row_pitch + column * args.sums_pixel_pitch + first;
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) acc[j].store(sums + j * Vec::kWidth);
+      return;
+    }
     const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
     if (channels == kPanel) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) store(args.store, acc[j], row, column, first + j * Vec::kWidth);
+      for (int j = 0; j < kVectors; ++j) store_sums(args.store, acc[j], row, column, first + j * Vec::kWidth);
     } else {  // the last panel of an unusual width
       using Single = typename Vec::Single;
       std::int32_t sums[kPanel];
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) acc[j].store(sums + j * Vec::kWidth);
-      for (int c = 0; c < channels; ++c) store(args.store, Single::load(sums + c), row, column, first + c);
-    }
-  }
-
-  // The same steps, each rounded the same way, at any width of `Sums`.
-  template <class Sums>
-  [[gnu::always_inline]] static inline void store(const NarrowStore& to, Sums sum, std::int64_t row,
-                                                  std::int64_t column, int channel) {
-    using Float = typename Sums::Float;
-    Float value = sum.value(to, channel);
-    if (to.residual != nullptr) {
-      value =
-          value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
-    }
-    if (to.relu) value = value.max(Float::zero());
-    if (to.floats != nullptr) {
-      value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
-    }
-    if (to.narrow != nullptr) {
-      if (to.inverse != nullptr) value = value * Float::load(to.inverse + channel);
-      std::int16_t* p = to.narrow + row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
-      Sums::store_narrow(p, value, to.low, to.low + 255.0f);
+      for (int c = 0; c < channels; ++c) store_sums(args.store, Single::load(sums + c), row, column, first + c);
     }
   }
 };

@@ -43,6 +43,9 @@ struct NarrowConvArgs {
   int out_channels = 0;
   int out_width = 0;
   NarrowStore store;
+  // Instead of `store`, where it is not null: bare sums of output (0, 0), whole panels of them.
+  std::int32_t* sums = nullptr;
+  std::int64_t sums_row_pitch = 0, sums_pixel_pitch = 0;
 };
 
 // Computes output positions [pixel_begin, pixel_end) in row-major order, channels of one panel. Reads nothing outside

@@ -1,0 +1,41 @@
+// What tests of kernels share.
+#pragma once
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "cpu/cpu_features.h"
+#include "cpu/dispatch.h"
+
+namespace faceattr::test {
+
+constexpr float kCanary = 12345.0f;
+constexpr std::int16_t kIntegerCanary = 12345;
+
+// Those of a list that this machine can run.
+template <class Kernel>
+std::vector<const Kernel*> runnable(const std::vector<cpu::Candidate<Kernel>>& candidates) {
+  std::vector<const Kernel*> kernels;
+  for (const auto& candidate : candidates) {
+    if ((candidate.features & ~cpu::detected_features()) == 0) kernels.push_back(candidate.kernel);
+  }
+  return kernels;
+}
+
+// Of `low` … `high`, the ends often.
+template <class Value>
+std::vector<Value> integers(std::size_t count, std::uint32_t seed, int low, int high) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int> uniform(low, high);
+  std::vector<Value> values(count);
+  for (Value& value : values) {
+    value = static_cast<Value>(uniform(generator));
+    if (generator() % 8 == 0) value = static_cast<Value>(generator() % 2 == 0 ? low : high);
+  }
+  return values;
+}
+
+inline bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+}  // namespace faceattr::test
