@@ -103,7 +103,7 @@ def compare(
         reference = write_inputs(
             inputs, weights, synthetic_crops(read_spec(weights).pixels, batches, seed), batches, False
         )
-        if dtype == "int8":
+        if dtype in ("int8", "mixed"):
             write_int8_weights(inputs)
         workers = {}
         errors: dict[str, dict[int, float]] = {}

@@ -15,6 +15,7 @@ from faceattr_fast.plan import (
     Integers,
     LinearHead,
     Plan,
+    Quantize,
     QuantizedConv,
     Segment,
     SegmentedConv,
@@ -206,6 +207,7 @@ def test_phase_bytes():
     flat = SegmentedConv("b", (Segment("b", np.zeros((2, 2, 3, 3))),), None, False, "b", algorithm="winograd4x4")
     narrow = Segment("q", np.zeros((2, 2, 3, 3), np.int8))
     quantized = QuantizedConv("b", (narrow,), np.zeros(2), np.ones(2), False, residual="b", copy="r")
+    conversion = Quantize("r", "b", np.ones(2))
     means, head = ShiftedMeans("c", "a", 1, 2, 0, 4), LinearHead("d", (("c", np.zeros((3, 4))),), np.zeros(3))
     stem = Stem("a", np.zeros((4, 3, 7, 7)), np.zeros(4))
     halves = SegmentedConv("b", (Segment("h", np.zeros((2, 2, 1, 1))),), None, False, residual="b", copy="h")
@@ -214,6 +216,7 @@ def test_phase_bytes():
     assert phase_bytes(plan, conv) == 4 * (8 * 8 * 4 + 4 * 4 * 3 + 2 * 4 * 9 + 2 * 3 + 4 * 4 * 2)
     assert phase_bytes(plan, flat) == 4 * (4 * 4 * 2 + 36 * 2 * 2 + 4 * 4 * 2 + 4 * 4 * 2)
     assert phase_bytes(plan, quantized) == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * 4 * 2 + 4 * (4 * 4 * 2)
+    assert phase_bytes(plan, conversion) == 4 * (4 * 4 * 2) + 4 * 4 * 2
     assert phase_bytes(plan, halves) == 2 * (4 * 4 * 2 + 2 * 2) + 4 * (4 * 4 * 2) + 2 * (4 * 4 * 2) + 4 * (4 * 4 * 2)
     far = SegmentedConv("d", (Segment("a", three, 4),), None, relu=True)
     assert phase_bytes(plan, far) == 4 * (6 * 6 * 4 + 2 * 4 * 9 + 3)  # of each four rows three

@@ -137,6 +137,17 @@ def test_what_a_contender_does_not_have_is_skipped(fake, weights, capsys):
     assert main([*arguments, "--dtype", "float99"]) == 2
 
 
+def test_mixed_is_a_format_of_this_package_alone(fake, weights, monkeypatch):
+    written = []
+    monkeypatch.setattr(session, "write_int8_weights", written.append)
+    record = run_benchmark(weights, Settings((1,), dtypes=("float32", "mixed"), peers=("torch",), seconds=0.1))
+    assert record["skipped"] == record["left_out"] == {}
+    assert len(written) == 1  # the scales that it reads
+    ours, all_three = {"faceattr_fast", "faceattr_fast-uint8"}, {"faceattr_fast", "faceattr_fast-uint8", "torch"}
+    for dtype, names in (("float32", all_three), ("mixed", ours)):
+        assert {row["contender"] for row in record["rows"] if row["dtype"] == dtype} == names
+
+
 def test_a_quantiser_that_fails_leaves_out_its_readers(fake, weights, monkeypatch):
     pytest.importorskip("onnxscript")
 

@@ -213,6 +213,12 @@ PYBIND11_MODULE(_core, m) {
           "segments "
           "(src, start, count) by Winograd F(2x2), their weights [16, oc, K].")
       .def(
+          "quantize",
+          [](Plan& plan, int dst, int src, const FloatArray& inverse) {
+            plan.phases.emplace_back(faceattr::QuantizePhase{dst, src, to_vector(inverse)});
+          },
+          py::arg("dst"), py::arg("src"), py::arg("inverse").noconvert(), "dst: a tensor of integers of src's shape.")
+      .def(
           "shifted_means",
           [](Plan& plan, int dst, int src, int kernel, int stride, int start, int count) {
             plan.phases.emplace_back(faceattr::ShiftedMeansPhase{dst, src, kernel, stride, start, count});

@@ -61,6 +61,8 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
       add<NarrowStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
       p->transformed.empty() ? add<NarrowConvRunner>(*p, layout) : add<QuantizedWinogradRunner>(*p, layout);
+    } else if (const auto* p = std::get_if<QuantizePhase>(&phase)) {
+      add<QuantizeRunner>(*p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
       add<MeansRunner>(*p, layout);
     } else {
@@ -151,6 +153,8 @@ bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_
       conv->run(own, team);
     } else if (const auto* winograd = std::get_if<QuantizedWinogradRunner>(&runner)) {
       winograd->run(own, team);
+    } else if (const auto* quantize = std::get_if<QuantizeRunner>(&runner)) {
+      quantize->run(own, team);
     } else {
       std::get<MeansRunner>(runner).run(own, team);
     }

@@ -140,6 +140,22 @@ class WinogradRunner {
   bool whole_map_;                // the transformed input of the whole map is kept in the arena, else strip by strip
 };
 
+// A map of floats becomes one of integers.
+class QuantizeRunner {
+ public:
+  QuantizeRunner(const QuantizePhase& phase, const Layout& layout);
+  void run(const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return kernel_->name; }
+  std::size_t scratch_floats(int) const { return 0; }
+  std::size_t packed_floats() const { return inverse_.size(); }
+
+ private:
+  const QuantizeKernel* kernel_;
+  std::vector<float> inverse_;
+  TensorShape shape_;  // of what is written
+  MapPlacement src_, dst_;
+};
+
 class MeansRunner {
  public:
   MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout);

@@ -97,6 +97,8 @@ void for_each_read(const Phase& phase, const Visit& visit) {
     for (const Segment& s : quantized->segments) visit(s.src, s.kernel);
     for (const Segment& s : quantized->transformed) visit(s.src, s.kernel);
     if (quantized->residual >= 0) visit(quantized->residual, 1);
+  } else if (const auto* quantize = std::get_if<QuantizePhase>(&phase)) {
+    visit(quantize->src, 1);
   } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&phase)) {
     visit(means->src, 1);  // clips its taps itself
   }

@@ -180,6 +180,14 @@ class Checker {
     write_copy(phase.copy, dst);
   }
 
+  void visit(const QuantizePhase& phase) {
+    const TensorShape& src = read(phase.src, TensorKind::kMap);
+    const TensorShape& dst = write(phase.dst, TensorKind::kMap);
+    require(src.format == Format::kFloat && dst.format == Format::kInteger, "floats become integers");
+    require(same(src, dst), "source and destination differ in shape");
+    require(static_cast<int>(phase.inverse.size()) == dst.channels, "a factor per channel is needed");
+  }
+
   void visit(const ShiftedMeansPhase& phase) {
     const TensorShape& src = read(phase.src, TensorKind::kMap);
     const TensorShape& dst = write(phase.dst, TensorKind::kVector);

@@ -98,6 +98,12 @@ constexpr int kQuantizedWinogradPoints = 16;
 // 4 · 9 · 255 · 127 times so many are below 2^31.
 constexpr int kQuantizedWinogradChannels = 1 << 10;
 
+// dst = clamp(rint(src * inverse[c])): a map of floats as integers, each step rounded to float32.
+struct QuantizePhase {
+  int dst = 0, src = 0;
+  std::vector<float> inverse;
+};
+
 // dst[(ky * kernel + kx) * count + c] = mean over output positions of src at tap (ky, kx), zero outside.
 struct ShiftedMeansPhase {
   int dst = 0, src = 0, kernel = 1, stride = 1, start = 0, count = 0;
@@ -116,13 +122,14 @@ struct LinearHeadPhase {
 };
 
 using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase, QuantizedConvPhase,
-                           ShiftedMeansPhase, LinearHeadPhase>;
+                           QuantizePhase, ShiftedMeansPhase, LinearHeadPhase>;
 
 inline int destination(const StemPhase& phase) { return phase.dst; }
 inline int destination(const SegmentedConvPhase& phase) { return phase.dst; }
 inline int destination(const WinogradConvPhase& phase) { return phase.direct.dst; }
 inline int destination(const QuantizedStemPhase& phase) { return phase.dst; }
 inline int destination(const QuantizedConvPhase& phase) { return phase.dst; }
+inline int destination(const QuantizePhase& phase) { return phase.dst; }
 inline int destination(const ShiftedMeansPhase& phase) { return phase.dst; }
 inline int destination(const LinearHeadPhase& phase) { return phase.dst; }
 

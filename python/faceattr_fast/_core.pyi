@@ -77,6 +77,9 @@ class Plan:
         """As segmented_conv; copy: a tensor of integers or -1, inverse: its factors; transformed: stride-1 3x3 segments
         (src, start, count) by Winograd F(2x2), their weights [16, oc, K]."""
 
+    def quantize(self, dst: int, src: int, inverse: _Floats) -> None:
+        """dst: a tensor of integers of src's shape."""
+
     def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
         """inputs: (vector, first channels of it that are read)."""

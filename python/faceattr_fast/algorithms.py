@@ -34,13 +34,15 @@ from .plan import (
     IntegerAlgorithm,
     Phase,
     Plan,
+    Quantize,
     QuantizedConv,
+    QuantizedStem,
     SegmentedConv,
     integer_tile_count,
     tile_count,
 )
 
-__all__ = ["choose_algorithms", "forced_algorithm", "transform_weight", "transformed_filters"]
+__all__ = ["choose_algorithms", "forced_algorithm", "plan_cost", "transform_weight", "transformed_filters"]
 
 Array = np.ndarray
 
@@ -53,6 +55,13 @@ _TRANSFORM_COST = 6
 # An image reads each weight once from the outer cache, at about 8 bytes per cycle: half a cycle, in which a core with
 # two 8-wide multiply-adds could do 8 products.
 _WEIGHT_COST = 8
+# A value that becomes an integer: 4 bytes loaded, 2 stored, at the same rate.
+_CONVERSION_COST = 12
+# What a multiply-add of integers costs where one of float32 costs 1, by instruction set, best first: instructions per
+# multiply-add. vpmaddwd does 16 of them (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which adds the sums up, has
+# ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once. Without any of them pairs are
+# taken apart first.
+_INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, "avx2": 1 / 2, "scalar": 2.0}
 
 # Of F(4x4, 3x3) for the points 0, ±1, ±2 and infinity (Lavin & Gray, 2015): a row per point along one axis.
 _WINOGRAD = np.array(
@@ -141,10 +150,18 @@ def _choose_integer(plan: Plan, phase: QuantizedConv, forced: AnyAlgorithm | Non
     channels = sum(segment.count for segment in transformed)
     if not 0 < channels <= _INTEGER_CHANNELS or forced not in (None, "winograd2x2"):
         return "direct"
-    shape = plan.tensors[phase.dst]
-    values = INTEGER_POINTS * integer_tile_count(shape) * (channels + shape.channels)
-    cheaper = plan.phase_products(trial) + _TRANSFORM_COST * values < plan.phase_multiply_adds(phase)
+    cheaper = _integer_cost(plan, trial) < plan.phase_multiply_adds(phase)
     return "winograd2x2" if forced or cheaper else "direct"
+
+
+def _integer_cost(plan: Plan, phase: QuantizedConv) -> int:
+    """In products of integers."""
+    transformed, _ = phase.split()
+    if not transformed:
+        return plan.phase_products(phase)
+    shape, channels = plan.tensors[phase.dst], sum(segment.count for segment in transformed)
+    values = INTEGER_POINTS * integer_tile_count(shape) * (channels + shape.channels)
+    return plan.phase_products(phase) + _TRANSFORM_COST * values
 
 
 def _choose(plan: Plan, phase: SegmentedConv, forced: AnyAlgorithm | None) -> Algorithm:
@@ -163,3 +180,33 @@ def _cost(plan: Plan, phase: SegmentedConv) -> int:
     weights += transformed_filters(phase.algorithm) * channels * shape.channels
     values = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape) * (shape.channels + channels)
     return plan.phase_products(phase) + _TRANSFORM_COST * values + _WEIGHT_COST * weights
+
+
+def plan_cost(plan: Plan, isa: str) -> float:
+    """The time of a plan of float32 and integers, estimated, in products of float32.
+
+    Args:
+        plan: with its algorithms chosen.
+        isa: the instruction set, ``+`` between several.
+    """
+    levels = isa.split("+")  # an unknown one is the engine's to refuse
+    product = next((cost for level, cost in _INTEGER_PRODUCT_COST.items() if level in levels), 1.0)
+    return sum(_phase_cost(plan, phase, product) for phase in plan.phases)
+
+
+def _phase_cost(plan: Plan, phase: Phase, integer_product: float) -> float:
+    match phase:
+        case SegmentedConv():
+            return _cost(plan, phase)
+        case QuantizedConv():  # whose weights take half the bytes
+            transformed, direct = phase.split()
+            weights = sum(int(segment.weight.size) for segment in direct)
+            weights += INTEGER_POINTS * sum(len(segment.weight) * segment.count for segment in transformed)
+            return integer_product * _integer_cost(plan, phase) + _WEIGHT_COST / 2 * weights
+        case QuantizedStem():
+            return integer_product * plan.phase_products(phase)
+        case Quantize():
+            shape = plan.tensors[phase.dst]
+            return _CONVERSION_COST * shape.height * shape.width * shape.channels
+        case _:
+            return plan.phase_products(phase)

@@ -11,6 +11,7 @@ from .plan import (
     INTEGER_POINTS,
     LinearHead,
     Plan,
+    Quantize,
     QuantizedConv,
     QuantizedStem,
     Segment,
@@ -70,6 +71,8 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                     dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse,
                     sources, points,
                 )  # fmt: skip
+            case Quantize():
+                core.quantize(dst, index[phase.src], phase.inverse)
             case ShiftedMeans():
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():

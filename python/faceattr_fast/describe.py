@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import LinearHead, Phase, Plan, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem
+from .plan import LinearHead, Phase, Plan, Quantize, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem
 
 __all__ = ["Description", "PhaseDescription"]
 
 
 @dataclass(frozen=True)
 class PhaseDescription:
-    """One phase: what it reads and writes, its kernel; multiply-adds, products left of them and seconds, per image."""
+    """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, int8); multiply-adds,
+    products left of them and seconds, per image.
+    """
 
     name: str
     kind: str
     reads: str
     shape: tuple[int, int, int]
     kernel: str
+    dtype: str
     multiply_adds: int
     products: int
     seconds: float | None = None
@@ -74,12 +77,12 @@ class Description:
             groups = f"groups of up to {self.group_images} images"
             lines.append(f"batches: from {self.first_grouped} on layer by layer over {groups}")
         lines.append("")
-        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}"
+        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}  {'format':8}"
         lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:
             shape = "x".join(map(str, phase.shape))
             row = f"{phase.name:24} {shape:>10} {phase.multiply_adds / 1e6:7.2f} {phase.products / 1e6:8.2f}"
-            row += f"  {phase.kernel:29}"
+            row += f"  {phase.kernel:29}  {phase.dtype:8}"
             if timed:
                 seconds = phase.seconds or 0.0
                 rate = phase.products / seconds / 1e9 if seconds > 0 else 0.0
@@ -87,7 +90,7 @@ class Description:
             lines.append(f"{row}  {phase.reads}")
         if timed:
             total = f"{'total':24} {'':>10} {self.multiply_adds / 1e6:7.2f} {self.products / 1e6:8.2f}"
-            lines.append(f"{total}  {'':29} {(self.seconds or 0.0) * 1e6:7.1f}")
+            lines.append(f"{total}  {'':29}  {'':8} {(self.seconds or 0.0) * 1e6:7.1f}")
         return "\n".join(lines)
 
 
@@ -103,6 +106,7 @@ def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None 
                 reads=_reads(phase),
                 shape=(shape.height, shape.width, shape.channels),
                 kernel=kernel,
+                dtype=plan.phase_format(phase),
                 multiply_adds=plan.phase_multiply_adds(phase),
                 products=plan.phase_products(phase),
                 seconds=None if seconds is None else seconds[i],
@@ -119,6 +123,8 @@ def _reads(phase: Phase) -> str:
             parts = [f"{s.src}[{s.start}:{s.start + s.count}] {s.kernel}x{s.kernel}/{s.stride}" for s in phase.segments]
             parts += [phase.residual] if phase.residual else []
             return " + ".join(parts) + (", relu" if phase.relu else "")
+        case Quantize():
+            return phase.src
         case ShiftedMeans():
             span = f"{phase.src}[{phase.start}:{phase.start + phase.count}]"
             return f"means of {span} {phase.kernel}x{phase.kernel}/{phase.stride}"

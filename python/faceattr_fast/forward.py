@@ -18,6 +18,7 @@ from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
 from .errors import DeviceError, WeightsError
+from .mixed import choose_formats, measure_errors, recorded_errors
 from .plan import LinearHead, Plan, ShiftedMeans
 from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
 
 #: Number formats of the CPU.
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "mixed")
 
 
 class Outputs(dict[str, np.ndarray]):
@@ -105,7 +106,8 @@ class FastForward:
         Args:
             path: safetensors file.
             device: ``cpu``.
-            dtype: ``float32`` (None is the same), ``bfloat16``, or ``int8``, for which the file needs scales
+            dtype: ``float32`` (None is the same), ``bfloat16``, ``int8``, or ``mixed``, which is int8 where that
+                saves time and costs little, and float32 elsewhere; for both the file needs scales
                 (``faceattr quantize``).
             heads: results wanted, ``embedding`` and ``identity`` among them; None: the embedding and every attribute.
                 Only what is listed is computed.
@@ -222,6 +224,10 @@ class FastForward:
         match self.dtype:
             case "int8":
                 plan = quantize_plan(plan, int8_ranges(self._weights))
+            case "mixed":
+                ranges, errors = int8_ranges(self._weights), recorded_errors(self.metadata[INT8_KEY], plan)
+                isa = self._forced_isa or _core.detected_isa()
+                plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
         if self.dtype != "bfloat16":
@@ -283,9 +289,10 @@ def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
 def with_int8_ranges(
     weights: Weights, pixels: np.ndarray, threads: int, isa: str = "", progress: Callable[[int], None] | None = None
 ) -> Weights:
-    """The same weights with the scales for int8 in their metadata; ``pixels`` as :meth:`FastForward.__call__` takes."""
+    """The weights with what int8 and mixed need in their metadata; ``pixels`` as :meth:`FastForward.__call__` takes."""
     ranges = calibrate(weights.spec, weights.tensors, pixels, threads, isa, progress or (lambda done: None))
-    entry = {"ranges": ranges, "images": len(pixels)}
+    errors = measure_errors(weights.spec, weights.tensors, ranges, pixels, threads, isa)
+    entry = {"ranges": ranges, "images": len(pixels), "errors": errors}
     return replace(weights, metadata={**weights.metadata, INT8_KEY: entry})
 
 

@@ -11,9 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from .plan import LinearHead, Plan, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem, TensorShape
+from .plan import (
+    LinearHead,
+    Phase,
+    Plan,
+    Quantize,
+    QuantizedConv,
+    QuantizedStem,
+    SegmentedConv,
+    ShiftedMeans,
+    Stem,
+    TensorShape,
+)
 
-__all__ = ["run_plan"]
+__all__ = ["run_phase", "run_plan"]
 
 Array = np.ndarray
 
@@ -34,23 +45,34 @@ def run_plan(plan: Plan, x: Array) -> dict[str, Array]:
     pixels = np.asarray(x, np.float64)
     tensors: dict[str, Array] = {}
     for phase in plan.phases:
-        match phase:
-            case Stem():
-                tensors[phase.dst] = _stem(phase, pixels)
-            case SegmentedConv():
-                tensors[phase.dst] = _conv(phase, tensors)
-                if phase.copy is not None:
-                    tensors[phase.copy] = tensors[phase.dst]
-            case QuantizedStem():
-                tensors[phase.dst] = _quantized_stem(phase, pixels, plan)
-            case QuantizedConv():
-                tensors |= _quantized_conv(phase, tensors, plan.tensors)
-            case ShiftedMeans():
-                tensors[phase.dst] = _means(phase, _real(phase.src, tensors, plan))
-            case LinearHead():
-                tensors[phase.dst] = _linear(phase, tensors)
+        tensors |= run_phase(plan, phase, tensors, pixels)
     results = {name: _real(o.tensor, tensors, plan) for name, o in plan.outputs.items()}
     return {name: results[name][..., o.start : o.start + o.count] for name, o in plan.outputs.items()}
+
+
+def run_phase(plan: Plan, phase: Phase, tensors: Mapping[str, Array], pixels: Array) -> dict[str, Array]:
+    """What one phase writes, by tensor, as it is stored: float64, or integers as float64.
+
+    Args:
+        tensors: what it reads, in the same form; ``pixels`` as :func:`run_plan` takes them, float64.
+    """
+    match phase:
+        case Stem():
+            return {phase.dst: _stem(phase, pixels)}
+        case SegmentedConv():
+            value = _conv(phase, tensors)
+            return {phase.dst: value} | ({} if phase.copy is None else {phase.copy: value})
+        case QuantizedStem():
+            return {phase.dst: _quantized_stem(phase, pixels, plan)}
+        case QuantizedConv():
+            return _quantized_conv(phase, tensors, plan.tensors)
+        case Quantize():
+            value = tensors[phase.src].astype(np.float32) * phase.inverse
+            return {phase.dst: _integers(value, plan.tensors[phase.dst])}
+        case ShiftedMeans():
+            return {phase.dst: _means(phase, _real(phase.src, tensors, plan))}
+        case LinearHead():
+            return {phase.dst: _linear(phase, tensors)}
 
 
 def _real(name: str, tensors: Mapping[str, Array], plan: Plan) -> Array:

@@ -21,6 +21,7 @@ __all__ = [
     "Output",
     "Phase",
     "Plan",
+    "Quantize",
     "QuantizedConv",
     "QuantizedStem",
     "Segment",
@@ -171,6 +172,15 @@ class QuantizedConv:
 
 
 @dataclass(frozen=True)
+class Quantize:
+    """``dst = clamp(rint(src · inverse))``: a map of floats as integers; each step in float32, to nearest even."""
+
+    dst: str
+    src: str
+    inverse: Array  # [channels] float32
+
+
+@dataclass(frozen=True)
 class ShiftedMeans:
     """The means over output positions of what each tap of a convolution reads.
 
@@ -199,7 +209,7 @@ class LinearHead:
     bias: Array  # [oc]
 
 
-Phase = Stem | SegmentedConv | QuantizedStem | QuantizedConv | ShiftedMeans | LinearHead
+Phase = Stem | SegmentedConv | QuantizedStem | QuantizedConv | Quantize | ShiftedMeans | LinearHead
 
 
 @dataclass(frozen=True)
@@ -241,7 +251,7 @@ class Plan:
         return sum(self.phase_products(phase) for phase in self.phases)
 
     def phase_multiply_adds(self, phase: Phase) -> int:
-        """Per image. A Stem convolves at twice its pooled resolution; a ShiftedMeans only adds."""
+        """Per image. A Stem convolves at twice its pooled resolution; a ShiftedMeans only adds, a Quantize converts."""
         shape = self.tensors[phase.dst]
         positions = shape.height * shape.width
         match phase:
@@ -251,7 +261,7 @@ class Plan:
                 return sum(int(segment.weight.size) for segment in phase.segments) * positions
             case LinearHead():
                 return sum(int(weight.size) for _, weight in phase.inputs)
-            case ShiftedMeans():
+            case ShiftedMeans() | Quantize():
                 return 0
 
     def phase_products(self, phase: Phase) -> int:
@@ -267,6 +277,19 @@ class Plan:
         return sum(int(s.weight.size) for s in direct) * shape.height * shape.width + sum(
             len(s.weight) * s.count * points for s in transformed
         )
+
+    def phase_format(self, phase: Phase) -> str:
+        """The number format in which a phase computes: of its products where it has any, of its result elsewhere."""
+        match phase:
+            case QuantizedStem() | QuantizedConv() | Quantize():
+                return "int8"
+            case Stem():
+                read = phase.dst
+            case SegmentedConv():
+                read = phase.segments[0].src
+            case _:
+                return "float32"
+        return "bfloat16" if self.tensors[read].bfloat16 else "float32"
 
     def without_weights(self) -> Plan:
         """The same plan for describing: its arrays keep their shapes and nothing else, its hash is the original's."""

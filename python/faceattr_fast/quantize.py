@@ -16,7 +16,7 @@ choice of heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from .plan import (
     Output,
     Phase,
     Plan,
+    Quantize,
     QuantizedConv,
     QuantizedStem,
     Segment,
@@ -120,32 +121,52 @@ def _best_range(values: Array, levels: int) -> float:
     return float(min(ranges, key=error))
 
 
-def quantize_plan(plan: Plan, ranges: Mapping[str, float]) -> Plan:
+def quantize_plan(plan: Plan, ranges: Mapping[str, float], chosen: Collection[str] | None = None) -> Plan:
     """The plan in integers, with the scales that ``ranges`` imply.
+
+    Args:
+        plan: of floats.
+        ranges: from :func:`calibrate`.
+        chosen: maps that are stored as integers; phases that read others stay as they are. None: all maps.
 
     Raises:
         WeightsError: a value has no range.
+        ValueError: a convolution reads maps of both sorts.
     """
-    return _Quantizer(without_stem_shortcuts(plan), ranges).run()
+    if chosen is None:
+        return _Quantizer(without_stem_shortcuts(plan), ranges, None).run()
+    return _Quantizer(plan, ranges, chosen).run()
 
 
 class _Quantizer:
-    def __init__(self, plan: Plan, ranges: Mapping[str, float]) -> None:
-        self.plan, self.ranges, self.storage = plan, ranges, Storage(plan, "int8")
+    def __init__(self, plan: Plan, ranges: Mapping[str, float], chosen: Collection[str] | None) -> None:
+        self.plan, self.ranges, self.storage = plan, ranges, Storage(plan, "int8", chosen)
         self.tensors: dict[str, TensorShape] = dict(plan.tensors)
 
     def run(self) -> Plan:
-        phases = tuple(self._phase(phase) for phase in self.plan.phases)
+        phases = tuple(after for phase in self.plan.phases for after in self._phases(phase))
         return replace(self.plan, phases=phases, tensors=self.tensors, _hash=[])
 
-    def _phase(self, phase: Phase) -> Phase:
+    def _phases(self, phase: Phase) -> tuple[Phase, ...]:
         match phase:
+            case Stem() | SegmentedConv() if not self.storage.computes(phase):
+                return (phase, *self._conversion(phase.dst))
             case Stem():
-                return self._stem(phase)
+                return (self._stem(phase),)
             case SegmentedConv():
-                return self._conv(phase)
+                return (self._conv(phase),)
             case _:
-                return phase  # heads stay in float32; means read either kind of number
+                return (phase,)  # heads stay in float32; means read either kind of number
+
+    def _conversion(self, tensor: str) -> tuple[Phase, ...]:
+        """What makes the integers of a map of floats, where they are read."""
+        copy = self.storage.copy(tensor)
+        return () if copy is None else (Quantize(copy, tensor, self._inverse(tensor, copy)),)
+
+    def _inverse(self, tensor: str, name: str) -> Array:
+        """Store ``tensor`` as integers under ``name``; 1 / their scale."""
+        inverse: Array = (1 / self._integers(tensor, name).astype(np.float64)).astype(np.float32)
+        return inverse
 
     def _scale(self, tensor: str) -> Array:
         """[channels] float32, of a tensor's integers."""
@@ -184,9 +205,8 @@ class _Quantizer:
         if phase.dst not in self.storage.floats:
             multiplier = unit / self._integers(phase.dst, phase.dst)
             return QuantizedConv(phase.dst, segments, bias, multiplier.astype(np.float32), phase.relu)
-        copy, inverse = self.storage.copy(phase.dst), None
-        if copy is not None:
-            inverse = (1 / self._integers(phase.dst, copy).astype(np.float64)).astype(np.float32)
+        copy = self.storage.copy(phase.dst)
+        inverse = None if copy is None else self._inverse(phase.dst, copy)
         return QuantizedConv(
             phase.dst, segments, bias, unit.astype(np.float32), phase.relu, phase.residual, copy, inverse
         )

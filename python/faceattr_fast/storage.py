@@ -6,6 +6,7 @@ that roundings do not pile up along the network; where a convolution reads such 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -18,28 +19,45 @@ __all__ = ["Storage", "store_bfloat16", "without_stem_shortcuts"]
 class Storage:
     """What each map of a plan in float32 becomes where convolutions read narrow values.
 
+    Args:
+        suffix: of the name of a map's narrow form, where it exists beside float32.
+        chosen: maps that are stored in the narrow format; None: all. A convolution reads only such, or none of them.
+
     Attributes:
         relu: maps behind a ReLU.
-        read: maps that convolutions read; they are needed in the narrow format.
-        floats: maps that are needed in float32.
+        read: maps that are needed in the narrow format, because convolutions read them in it.
+        floats: maps that exist in float32.
     """
 
-    def __init__(self, plan: Plan, suffix: str) -> None:
+    def __init__(self, plan: Plan, suffix: str, chosen: Collection[str] | None = None) -> None:
+        self._chosen = plan.tensors.keys() if chosen is None else chosen
         convs = [p for p in plan.phases if isinstance(p, SegmentedConv)]
         means = {p.src for p in plan.phases if isinstance(p, ShiftedMeans)}
         kept = {output.tensor for output in plan.outputs.values()}
-        added = {name for conv in convs if conv.residual for name in (conv.residual, conv.dst)}
+        self._added = {name for conv in convs if conv.residual for name in (conv.residual, conv.dst)}
         self.relu = {p.dst for p in plan.phases if isinstance(p, Stem) or (isinstance(p, SegmentedConv) and p.relu)}
-        self.read = {s.src for conv in convs for s in conv.segments}
-        self.floats = added | ((means | kept) - self.relu)
+        self.read = {s.src for conv in convs for s in conv.segments if s.src in self._chosen}
+        self.floats = self._added | ((means | kept) - self.relu)
+        for phase in plan.phases:
+            if isinstance(phase, (Stem, SegmentedConv)) and not (phase.dst in self._chosen and self.computes(phase)):
+                self.floats.add(phase.dst)
         self._suffix = suffix
+
+    def computes(self, phase: Stem | SegmentedConv) -> bool:
+        """Whether the phase computes in the narrow format: a convolution that reads it, a stem that writes it alone."""
+        if isinstance(phase, Stem):
+            return phase.dst in self._chosen and phase.dst not in self._added
+        narrow = {s.src in self._chosen for s in phase.segments}
+        if len(narrow) != 1:
+            raise ValueError(f"convolution {phase.dst!r}: expected sources of one format")
+        return narrow.pop()
 
     def narrow(self, tensor: str) -> str:
         """The name under which the narrow values of ``tensor`` are stored."""
         return f"{tensor}.{self._suffix}" if tensor in self.floats else tensor
 
     def copy(self, tensor: str) -> str | None:
-        """The name of the narrow copy beside the float32 values; None: there is one form only."""
+        """The name of the narrow form beside the float32 values; None: there is one form only."""
         return self.narrow(tensor) if tensor in self.floats & self.read else None
 
 

@@ -37,7 +37,7 @@ struct Avx2Integers {
            Float::load(to.multiplier + channel);
   }
 
-  // clamp(rint(value), low, high).
+  // clamp(rint(value), low, high), low for NaN.
   static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     const __m256 x = _mm256_min_ps(_mm256_max_ps(value.v, _mm256_set1_ps(low)), _mm256_set1_ps(high));
     const __m256i wide = _mm256_cvtps_epi32(x);

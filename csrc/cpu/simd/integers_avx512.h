@@ -43,7 +43,7 @@ struct Avx512Integers {
            Float::load(to.multiplier + channel);
   }
 
-  // clamp(rint(value), low, high).
+  // clamp(rint(value), low, high), low for NaN.
   static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     const __m512 x = _mm512_min_ps(_mm512_max_ps(value.v, _mm512_set1_ps(low)), _mm512_set1_ps(high));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));

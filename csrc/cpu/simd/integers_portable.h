@@ -45,10 +45,11 @@ struct PortableIntegers {
            Float::load(to.multiplier + channel);
   }
 
-  // clamp(rint(value), low, high). Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
+  // clamp(rint(value), low, high), low for NaN. Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest
+  // even.
   static void store_narrow(std::int16_t* p, Float value, float low, float high) {
     for (int i = 0; i < N; ++i) {
-      const float x = value.v[i] < low ? low : value.v[i] > high ? high : value.v[i];
+      const float raised = value.v[i] > low ? value.v[i] : low, x = raised < high ? raised : high;
       constexpr float kShift = 12582912.0f;
       p[i] = static_cast<std::int16_t>((x + kShift) - kShift);
     }

@@ -34,6 +34,10 @@ class Contender:
     model: Literal["weights", "onnx", "module"] = "weights"
     batched_only: bool = False
 
+    def has(self, dtype: str) -> bool:
+        """Whether there is such a format among those that it could have: mixed is a choice of this package's own."""
+        return dtype != "mixed" or self.model == "weights"
+
     def needs(self, dtype: str) -> tuple[str, ...]:
         """Distributions for this format."""
         return (*self.packages, "onnxruntime") if dtype == "int8" and self.model == "onnx" else self.packages

@@ -51,8 +51,8 @@ class Inputs:
     folder: Path
 
     def weights(self, dtype: str) -> Path:
-        """Those for int8 hold scales."""
-        return self.folder / f"weights-{'int8' if dtype == 'int8' else 'float32'}.safetensors"
+        """Those for int8 and mixed hold scales."""
+        return self.folder / f"weights-{'int8' if dtype in ('int8', 'mixed') else 'float32'}.safetensors"
 
     def onnx(self, dtype: str, batch: int | None) -> Path:
         """With the batch size built in; None: any."""

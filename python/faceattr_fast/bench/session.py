@@ -90,7 +90,7 @@ def _present(settings: Settings, absent: Absent) -> Iterable[Entry]:
             continue
         if contender.batched_only and max(settings.batches) == 1:
             continue
-        for dtype in settings.dtypes:
+        for dtype in filter(contender.has, settings.dtypes):
             missing = [p for p in contender.needs(dtype) if not _installed(p)]
             if missing:
                 what = f"{', '.join(missing)} not installed: pip install 'faceattr_fast[bench]'"
@@ -104,10 +104,10 @@ def _installed(package: str) -> bool:
 
 
 def _write_int8(inputs: Inputs, entries: Iterable[Entry], settings: Settings, absent: Absent) -> None:
-    """The files that int8 entries read; who reads one that cannot be made is absent."""
+    """The files that entries in int8 or mixed read; who reads one that cannot be made is absent."""
     readers: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.dtype == "int8":
+        if entry.dtype in ("int8", "mixed"):
             readers.setdefault(CONTENDERS[entry.contender].model, []).append(entry)
     for model, whose in readers.items():
         try:

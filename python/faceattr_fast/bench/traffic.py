@@ -11,6 +11,7 @@ from ..plan import (
     LinearHead,
     Phase,
     Plan,
+    Quantize,
     QuantizedConv,
     QuantizedStem,
     SegmentedConv,
@@ -52,6 +53,8 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
             # Integers: 16 transformed weights of 16 bits.
             filters = 2 * 16 if isinstance(phase, QuantizedConv) else transformed_filters(phase.algorithm)
             total += sum(weights(s.weight, s.src) * filters // s.kernel**2 for s in transformed)
+        case Quantize():
+            total += whole(phase.src)
         case ShiftedMeans():
             total += tensor(phase.src, phase.count, _positions(plan, phase.src, phase.kernel, phase.stride))
         case LinearHead():
