@@ -32,7 +32,7 @@ def int8_file(small_net, tmp_path_factory):
     return path
 
 
-formats = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+formats = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "mixed"])
 
 
 def rows(outputs, *index):
