@@ -7,6 +7,7 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
+#include "cpu/pack.h"
 
 namespace faceattr::test {
 
@@ -33,6 +34,24 @@ std::vector<Value> integers(std::size_t count, std::uint32_t seed, int low, int 
     value = static_cast<Value>(uniform(generator));
     if (generator() % 8 == 0) value = static_cast<Value>(generator() % 2 == 0 ? low : high);
   }
+  return values;
+}
+
+// [oc][K] → [panel][K / 2][width][2], zero-padded channels.
+inline std::vector<std::int16_t> pack_pairs(const std::vector<std::int16_t>& weight, int oc, int k, int width) {
+  std::vector<std::int16_t> packed(static_cast<std::size_t>(cpu::panel_count(oc, width)) * width * k, 0);
+  for (int o = 0; o < oc; ++o) {
+    for (int i = 0; i < k; ++i) {
+      const std::size_t pairs = static_cast<std::size_t>(o / width) * k / 2 + i / 2;
+      packed[(pairs * width + o % width) * 2 + i % 2] = weight[static_cast<std::size_t>(o) * k + i];
+    }
+  }
+  return packed;
+}
+
+template <class Value>
+std::vector<Value> padded(std::vector<Value> values, int panel) {
+  values.resize(static_cast<std::size_t>(cpu::panel_count(static_cast<int>(values.size()), panel)) * panel);
   return values;
 }
 

@@ -20,24 +20,6 @@ using namespace faceattr::test;
 
 namespace {
 
-// [oc][K] → [panel][K / 2][width][2], zero-padded channels.
-std::vector<std::int16_t> pack_pairs(const std::vector<std::int16_t>& weight, int oc, int k, int width) {
-  std::vector<std::int16_t> packed(static_cast<std::size_t>(panel_count(oc, width)) * width * k, 0);
-  for (int o = 0; o < oc; ++o) {
-    for (int i = 0; i < k; ++i) {
-      const std::size_t pairs = static_cast<std::size_t>(o / width) * k / 2 + i / 2;
-      packed[(pairs * width + o % width) * 2 + i % 2] = weight[static_cast<std::size_t>(o) * k + i];
-    }
-  }
-  return packed;
-}
-
-template <class Value>
-std::vector<Value> padded(std::vector<Value> values, int panel) {
-  values.resize(static_cast<std::size_t>(panel_count(static_cast<int>(values.size()), panel)) * panel);
-  return values;
-}
-
 enum class Target { kUnsigned, kSigned, kFloats, kFloatsAndIntegers };
 
 struct ConvCase {
