@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=("float32",),
         metavar="A,B",
-        help="float32, bfloat16, int8; each for everyone who has it here (default: float32)",
+        help="float32, bfloat16, int8, mixed; each for everyone who has it here (default: float32)",
     )
     parser.add_argument(
         "--peers",
