@@ -1,8 +1,8 @@
 // Weights of narrow convolutions in the order in which kernels read them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "base/aligned_buffer.h"
@@ -30,7 +30,7 @@ class PairPacker {
  public:
   PairPacker(int out_channels, std::int64_t k, int width)
       : k_(k), width_(width), packed_(floats(panel_count(out_channels, width) * k * width)) {
-    std::memset(packed_.data(), 0, packed_.size() * sizeof(float));
+    std::fill_n(narrow(packed_.data()), kNarrowPerFloat * packed_.size(), std::int16_t{0});
   }
 
   void put(std::int64_t channel, std::int64_t k, std::int16_t weight) {
