@@ -29,7 +29,8 @@ struct QuantizedWinograd {
   // Bᵀ d B, rows first: Bᵀ = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1].
   template <int N>
   [[gnu::always_inline]] static inline void transform_input(const QuantizedInputArgs& args, int channel) {
-    typedef std::int16_t Vec __attribute__((vector_size(2 * N)));
+    // Unsigned: channels that only fill a position up hold anything, and may overflow.
+    typedef std::uint16_t Vec __attribute__((vector_size(2 * N)));
     Vec rows[kSide][kSide];  // [point along y][x]
     for (int x = 0; x < kSide; ++x) {
       Vec d[kSide];
