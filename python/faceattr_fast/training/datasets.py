@@ -47,22 +47,21 @@ class FaceSet:
 
     Args:
         name: of the data set.
-        pictures: uint8 [N, S, S, C] (C = 3 RGB, or 1 grey): the crop with ``margin`` around it.
-        small: the same at half the side, or ``pictures`` itself; for training at low resolution.
+        pictures: uint8 [N, S, S, 3] RGB: the crop with ``margin`` around it.
         margin: width of the margin as a share of the crop's side.
         train: [N] booleans; False is held out.
         labels: int [N] per head, -1 where unknown; used to measure and to balance.
         targets: float32 [N, classes] per head, rows sum to a weight, 0 where unknown; used to train.
         weights: float [N], how often to draw a picture relative to the others.
         names: [N] file names.
-        people: [N] names of people, where known.
-        years: int [N] ages in years, -1 where unknown.
+        people: [N] names of people, "" where unknown; None where all are.
+        years: int [N] ages in years, -1 where unknown; None where all are.
+        groups: int [N]: faces of one number belong on one side of any further split; None where nobody knows.
         zoom: range of the scale by which augmentation enlarges a crop beside the common jitter.
     """
 
     name: str
     pictures: np.ndarray
-    small: np.ndarray
     margin: float
     train: np.ndarray
     labels: dict[str, np.ndarray]
@@ -71,6 +70,7 @@ class FaceSet:
     names: list[str]
     people: np.ndarray | None = None
     years: np.ndarray | None = None
+    groups: np.ndarray | None = None
     zoom: tuple[float, float] = (1.0, 1.0)
     extra: dict[str, int] = field(default_factory=dict)
 
@@ -187,7 +187,6 @@ def load_utkface(
     return FaceSet(
         name="utkface",
         pictures=full,
-        small=half,
         margin=MARGIN / DEFAULT_TEMPLATE.size,
         train=~held,
         labels=labels,
@@ -217,7 +216,7 @@ def load_lfw(
     landmarks = {
         file: points for file, points in _landmarks(folder / "landmarks5.csv").items() if file.split("/")[0] in fold
     }
-    names, full, half = pack_crops(folder / "images", landmarks, Path(cache), "lfw", report)
+    names, full, _ = pack_crops(folder / "images", landmarks, Path(cache), "lfw", report)
     people = np.array([name.split("/")[0] for name in names])
     labels = {
         "gender": np.array(
@@ -231,7 +230,6 @@ def load_lfw(
     return FaceSet(
         name="lfw",
         pictures=full,
-        small=half,
         margin=MARGIN / DEFAULT_TEMPLATE.size,
         train=train,
         labels=labels,
@@ -266,11 +264,10 @@ def load_ferplus(folder: str | PathLike[str], report: Report = print) -> FaceSet
         f"ferplus: {keep.sum()} faces, {test.sum()} held out, {ties} of them without a single most voted emotion; "
         f"{copies.sum()} copies of test pictures left out of training"
     )
-    pictures = pictures[keep][..., None]
+    pictures = np.repeat(pictures[keep][..., None], 3, axis=3)
     return FaceSet(
         name="ferplus",
         pictures=pictures,
-        small=pictures,
         margin=0.0,
         train=~test[keep],
         labels={"emotion": labels[keep]},
