@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from networks import available_isas, random_net
 
 from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, NetworkSpec, PixelSpec, StemSpec
-from faceattr_fast.algorithms import choose_algorithms, transform_weight
+from faceattr_fast.algorithms import ALGORITHMS, candidates, choose_algorithms, transform_weight
 from faceattr_fast.backend import compile_plan
 from faceattr_fast.oracle import run_plan
 from faceattr_fast.plan import Output, Plan, Segment, SegmentedConv, Stem, TensorShape
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.rewrite import build_plan
+from faceattr_fast.storage import store_bfloat16
 
 PAPER = NetworkSpec.paper(None)
 OUTPUTS = ("embedding", "gender", "ethnicity", "emotion", "age")
@@ -61,6 +62,22 @@ def test_forcing_applies_wherever_it_can(paper_plan):
     assert forced["x2"] == forced["x10"] == "polyphase4x4"
     assert forced["x11"] == "direct"
     assert choose_algorithms(plan, "direct").hash() != choose_algorithms(plan, "winograd4x4").hash()
+
+
+def test_candidates_are_what_forcing_can_choose(paper_plan):
+    for plan in (paper_plan, store_bfloat16(paper_plan)):
+        for phase in plan.phases:
+            names = candidates(plan, phase)
+            if not isinstance(phase, SegmentedConv):
+                assert names == ()
+                continue
+            assert names[0] == "direct"
+            for name in ALGORITHMS:
+                forced = algorithms(choose_algorithms(plan, name))[phase.dst]
+                assert forced == (name if name in names else "direct")
+            kinds = {(s.kernel, s.stride) for s in phase.segments if not plan.tensors[s.src].bfloat16}
+            assert ("winograd4x4" in names) == ((3, 1) in kinds)
+            assert ("polyphase4x4" in names) == ((3, 2) in kinds)
 
 
 def test_unknown_algorithm(monkeypatch):

@@ -42,7 +42,15 @@ from .plan import (
     tile_count,
 )
 
-__all__ = ["choose_algorithms", "forced_algorithm", "plan_cost", "transform_weight", "transformed_filters"]
+__all__ = [
+    "candidates",
+    "choose_algorithms",
+    "forced_algorithm",
+    "plan_cost",
+    "transform_weight",
+    "transformed_filters",
+    "with_algorithm",
+]
 
 Array = np.ndarray
 
@@ -129,29 +137,50 @@ def forced_algorithm() -> AnyAlgorithm | None:
     raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(names)}")
 
 
+def candidates(plan: Plan, phase: Phase) -> tuple[AnyAlgorithm, ...]:
+    """The algorithms that can compute a phase of ``plan``, ``direct`` first; none where there is no choice."""
+    match phase:
+        case SegmentedConv():
+            if any(plan.tensors[segment.src].bfloat16 for segment in phase.segments):
+                return ("direct",)
+            return ("direct", *(name for name in ALGORITHMS if replace(phase, algorithm=name).split()[0]))
+        case QuantizedConv():
+            transformed, _ = replace(phase, algorithm="winograd2x2").split()
+            channels = sum(segment.count for segment in transformed)
+            return ("direct", "winograd2x2") if 0 < channels <= _INTEGER_CHANNELS else ("direct",)
+        case _:
+            return ()
+
+
 def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None) -> Plan:
     """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied."""
 
     def choose(phase: Phase) -> Phase:
-        match phase:
-            case SegmentedConv():
-                return replace(phase, algorithm=_choose(plan, phase, forced))
-            case QuantizedConv():
-                return replace(phase, algorithm=_choose_integer(plan, phase, forced))
-            case _:
-                return phase
+        names = candidates(plan, phase)
+        if not names:
+            return phase
+        if forced is not None:
+            return with_algorithm(phase, forced if forced in names else "direct")
+        return min((with_algorithm(phase, name) for name in names), key=lambda trial: _products(plan, trial))
 
     return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
 
 
-def _choose_integer(plan: Plan, phase: QuantizedConv, forced: AnyAlgorithm | None) -> IntegerAlgorithm:
-    trial = replace(phase, algorithm="winograd2x2")
-    transformed, _ = trial.split()
-    channels = sum(segment.count for segment in transformed)
-    if not 0 < channels <= _INTEGER_CHANNELS or forced not in (None, "winograd2x2"):
-        return "direct"
-    cheaper = _integer_cost(plan, trial) < plan.phase_multiply_adds(phase)
-    return "winograd2x2" if forced or cheaper else "direct"
+def with_algorithm(phase: Phase, algorithm: AnyAlgorithm) -> Phase:
+    """The phase, computed by one of its :func:`candidates`."""
+    assert isinstance(phase, (SegmentedConv, QuantizedConv)), "other phases have no algorithms"
+    return replace(phase, algorithm=algorithm)  # type: ignore[arg-type]  # a candidate is one of the phase's own
+
+
+def _products(plan: Plan, phase: Phase) -> int:
+    """The cost of a convolution, in products of its own kind."""
+    match phase:
+        case SegmentedConv():
+            return _cost(plan, phase)
+        case QuantizedConv():
+            return _integer_cost(plan, phase)
+        case _:
+            return plan.phase_products(phase)
 
 
 def _integer_cost(plan: Plan, phase: QuantizedConv) -> int:
@@ -162,14 +191,6 @@ def _integer_cost(plan: Plan, phase: QuantizedConv) -> int:
     shape, channels = plan.tensors[phase.dst], sum(segment.count for segment in transformed)
     values = INTEGER_POINTS * integer_tile_count(shape) * (channels + shape.channels)
     return plan.phase_products(phase) + _TRANSFORM_COST * values
-
-
-def _choose(plan: Plan, phase: SegmentedConv, forced: AnyAlgorithm | None) -> Algorithm:
-    trials = [replace(phase, algorithm=algorithm) for algorithm in ALGORITHMS]
-    applicable = [trial for trial in trials if trial.algorithm == "direct" or trial.split()[0]]
-    if forced is not None:
-        return next((trial.algorithm for trial in applicable if trial.algorithm == forced), "direct")
-    return min(applicable, key=lambda trial: _cost(plan, trial)).algorithm
 
 
 def _cost(plan: Plan, phase: SegmentedConv) -> int:
