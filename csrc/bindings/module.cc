@@ -249,14 +249,16 @@ PYBIND11_MODULE(_core, m) {
           py::arg("pixels"), py::arg("outputs"))
       .def(
           "profile",
-          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
+          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs, bool batched) {
             std::int64_t images = 0;
             const auto input = to_pixels(pixels, self.size, &images);
             const auto pointers = to_outputs(self.engine, outputs, images);
             py::gil_scoped_release release;
-            return self.engine.profile(input, images, pointers.data());
+            return self.engine.profile(input, images, pointers.data(), batched);
           },
-          py::arg("pixels"), py::arg("outputs"), "Seconds of each phase, summed over the images.")
+          py::arg("pixels"), py::arg("outputs"), py::arg("batched") = false,
+          "Seconds of each phase, summed over the images; batched: over the calling thread's share, images dealt as "
+          "run does.")
       .def_property_readonly("kernels", [](const BoundEngine& self) { return self.engine.executor().kernels(); })
       .def_property_readonly(
           "first_grouped", [](const BoundEngine& self) { return self.engine.executor().first_grouped(); },

@@ -290,15 +290,23 @@ FA_TEST(no_images_is_no_work) {
 }
 
 FA_TEST(profile_gives_the_same_bits) {
-  const Engine engine(test::small_plan(16), "", 2);
-  const Batch batch(3);
-  Arrays arrays = allocate(engine, batch.images);
-  std::vector<float*> pointers;
-  for (auto& array : arrays) pointers.push_back(array.data());
-  const std::vector<double> seconds = engine.profile({batch.u8.data(), nullptr}, batch.images, pointers.data());
-  FA_CHECK(same_bits(arrays, run(engine, batch)));
-  FA_CHECK(seconds.size() == 9);
-  for (double s : seconds) FA_CHECK(s > 0 && s < 10);
+  for (int threads : {1, 2, 3}) {
+    const Engine engine(test::small_plan(16), "", threads);
+    for (int images : {1, 3, 20, 70}) {  // fewer than threads, groups and a rest, more than one chunk
+      const Batch batch(images);
+      const Arrays expected = run(engine, batch);
+      for (bool batched : {false, true}) {
+        Arrays arrays = allocate(engine, batch.images);
+        std::vector<float*> pointers;
+        for (auto& array : arrays) pointers.push_back(array.data());
+        const std::vector<double> seconds =
+            engine.profile({batch.u8.data(), nullptr}, batch.images, pointers.data(), batched);
+        FA_CHECK(same_bits(arrays, expected));
+        FA_CHECK(seconds.size() == 9);
+        for (double s : seconds) FA_CHECK(s > 0 && s < 10);
+      }
+    }
+  }
 }
 
 #if !defined(__SANITIZE_THREAD__)  // the sanitizer's own runtime does not survive a fork of a threaded process

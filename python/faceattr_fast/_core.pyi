@@ -91,8 +91,9 @@ class Engine:
 
     def __init__(self, plan: Plan, isa: str, threads: int) -> None: ...
     def run(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> None: ...
-    def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> list[float]:
-        """Seconds of each phase, summed over the images."""
+    def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats], batched: bool = False) -> list[float]:
+        """Seconds of each phase, summed over the images, all threads on one at a time; batched: over the calling
+        thread's share, images dealt as run does."""
 
     @property
     def kernels(self) -> list[str]: ...
