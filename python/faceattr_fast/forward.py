@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +17,17 @@ from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
 from .errors import DeviceError, WeightsError
-from .mixed import choose_formats, measure_errors, recorded_errors
+from .formats import DTYPES, format_plan, with_int8_ranges
 from .plan import LinearHead, Plan, ShiftedMeans
-from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
-from .storage import store_bfloat16
 from .threads import thread_count
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
 if TYPE_CHECKING:
     from .reference import FaceAttrNet
 
-__all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
-
-#: Number formats of the CPU.
-DTYPES = ("float32", "bfloat16", "int8", "mixed")
+__all__ = ["DTYPES", "FastForward", "Outputs", "check_heads"]
 
 
 class Outputs(dict[str, np.ndarray]):
@@ -47,7 +41,7 @@ class FastForward:
     """One network, compiled for this machine. Immutable; call it from any number of threads.
 
     Built by :meth:`load` or :meth:`from_module`. Survives fork and pickles. On the CPU the bits of a result depend on
-    the network, heads, ``rewrite`` and instruction set only: not on batch size, threads or callers.
+    the network, heads, ``rewrite``, instruction set only: not on batch size, threads or callers.
 
     Attributes:
         spec: the network.
@@ -221,15 +215,8 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
-        match self.dtype:
-            case "int8":
-                plan = quantize_plan(plan, int8_ranges(self._weights))
-            case "mixed":
-                ranges, errors = int8_ranges(self._weights), recorded_errors(self.metadata[INT8_KEY], plan)
-                isa = self._forced_isa or _core.detected_isa()
-                plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
-            case "bfloat16":
-                plan = store_bfloat16(plan)
+        isa = self._forced_isa or _core.detected_isa()
+        plan = format_plan(plan, self._weights, self.dtype, isa, self._forced_algorithm)
         if self.dtype != "bfloat16":
             plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
@@ -284,37 +271,6 @@ def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise WeightsError(f"{path}: the file has changed since this object was pickled")
     return FastForward(parse_weights(data, path), **options, _source=(path, sha256))
-
-
-def with_int8_ranges(
-    weights: Weights, pixels: np.ndarray, threads: int, isa: str = "", progress: Callable[[int], None] | None = None
-) -> Weights:
-    """The weights with what int8 and mixed need in their metadata; ``pixels`` as :meth:`FastForward.__call__` takes."""
-    ranges = calibrate(weights.spec, weights.tensors, pixels, threads, isa, progress or (lambda done: None))
-    errors = measure_errors(weights.spec, weights.tensors, ranges, pixels, threads, isa)
-    entry = {"ranges": ranges, "images": len(pixels), "errors": errors}
-    return replace(weights, metadata={**weights.metadata, INT8_KEY: entry})
-
-
-def int8_ranges(weights: Weights) -> Mapping[str, float]:
-    """The range of each value from the metadata of a weights file.
-
-    Raises:
-        WeightsError: there are none, or they are no positive numbers of a usable size.
-    """
-    entry = weights.metadata.get(INT8_KEY)
-    ranges = entry.get("ranges") if isinstance(entry, dict) else None
-    if not isinstance(ranges, dict):
-        raise WeightsError("int8: these weights have no scales; make them from sample pictures with faceattr quantize")
-    for name, limit in ranges.items():
-        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if not number or not _LEAST_RANGE <= limit <= 1 / _LEAST_RANGE:
-            raise WeightsError(f"int8: the range of {name!r} must be a positive number, got {limit!r}")
-    return ranges
-
-
-INT8_KEY = "int8"  # of the metadata
-_LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
 
 
 def _check_device(device: str) -> str:

@@ -57,7 +57,7 @@ def _versions() -> Iterator[str]:
 
 
 def _cpu(problems: list[str]) -> Iterator[str]:
-    from ..bench.machine import cpu_model
+    from ..machine import cpu_model
 
     yield cpu_model()
     forced = os.environ.get("FACEATTR_ISA")
@@ -152,7 +152,7 @@ def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
 
 
 def _int8(weights: Weights) -> str:
-    from ..forward import INT8_KEY, int8_ranges
+    from ..formats import INT8_KEY, int8_ranges
 
     if INT8_KEY not in weights.metadata:
         return "no scales; 'faceattr quantize' makes them"
