@@ -14,15 +14,16 @@ errors.
 
 The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
 are four times as many, counted as products too. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``,
-``winograd2x2``) forces one wherever it can be applied, and a direct sum elsewhere; :meth:`FastForward.describe` shows
-what was chosen.
+``winograd2x2``) forces one wherever it can be applied, and a direct sum elsewhere. What ``faceattr tune`` measured on
+this machine goes before the rule (:mod:`.tuning`). :meth:`FastForward.describe` shows what was chosen.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -43,10 +44,14 @@ from .plan import (
 )
 
 __all__ = [
+    "Choice",
+    "Chooser",
     "candidates",
+    "choose_algorithm",
     "choose_algorithms",
     "forced_algorithm",
     "plan_cost",
+    "signature",
     "transform_weight",
     "transformed_filters",
     "with_algorithm",
@@ -55,6 +60,8 @@ __all__ = [
 Array = np.ndarray
 
 AnyAlgorithm = Algorithm | IntegerAlgorithm
+Convolution = SegmentedConv | QuantizedConv
+Chooser = Literal["rule", "tuned", "forced"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 _INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bits
 
@@ -152,18 +159,58 @@ def candidates(plan: Plan, phase: Phase) -> tuple[AnyAlgorithm, ...]:
             return ()
 
 
-def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None) -> Plan:
-    """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied."""
+def signature(plan: Plan, conv: Convolution) -> str:
+    """What the time of a convolution depends on: formats, shapes and strides. Neither names nor weights."""
+
+    def text(channels: int, tensor: str) -> str:
+        shape = plan.tensors[tensor]
+        stored = "int8" if shape.integers else "bfloat16" if shape.bfloat16 else "float32"
+        return f"{shape.height}x{shape.width}x{channels} {stored}"
+
+    # How many channels the source has beside those that are read matters little, and depends on the heads asked for.
+    reads = [f"{s.kernel}x{s.kernel}/{s.stride} of {text(s.count, s.src)}" for s in conv.segments]
+    reads += ["residual"] if conv.residual else []
+    writes = [text(plan.tensors[name].channels, name) for name in (conv.dst, conv.copy) if name]
+    return f"{' + '.join(reads)} -> {' and '.join(writes)}{', relu' if conv.relu else ''}"
+
+
+def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None, tuned: Mapping[str, str] | None = None) -> Plan:
+    """The plan with an algorithm for each convolution: the cheapest one by the rule, if nothing else is said.
+
+    Args:
+        plan: its number formats are chosen.
+        forced: taken wherever it can be applied, a direct sum elsewhere.
+        tuned: the algorithm of convolutions by their :func:`signature`; one that cannot be applied is passed over.
+    """
 
     def choose(phase: Phase) -> Phase:
-        names = candidates(plan, phase)
-        if not names:
-            return phase
-        if forced is not None:
-            return with_algorithm(phase, forced if forced in names else "direct")
-        return min((with_algorithm(phase, name) for name in names), key=lambda trial: _products(plan, trial))
+        choice = choose_algorithm(plan, phase, forced, tuned)
+        return with_algorithm(phase, choice.algorithm) if choice else phase
 
     return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
+
+
+class Choice(NamedTuple):
+    """An algorithm and what chose it."""
+
+    algorithm: AnyAlgorithm
+    by: Chooser
+
+
+def choose_algorithm(
+    plan: Plan, phase: Phase, forced: AnyAlgorithm | None = None, tuned: Mapping[str, str] | None = None
+) -> Choice | None:
+    """For one phase; None where there is nothing to choose. Arguments as :func:`choose_algorithms` takes them."""
+    if not isinstance(phase, (SegmentedConv, QuantizedConv)):
+        return None
+    names = candidates(plan, phase)
+    if forced is not None:
+        return Choice(forced if forced in names else "direct", "forced")
+    measured = tuned.get(signature(plan, phase)) if tuned else None
+    for name in names:
+        if name == measured:
+            return Choice(name, "tuned")
+    return Choice(min(names, key=lambda name: _products(plan, with_algorithm(phase, name))), "rule")
 
 
 def with_algorithm(phase: Phase, algorithm: AnyAlgorithm) -> Phase:

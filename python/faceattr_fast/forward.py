@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .algorithms import choose_algorithms, forced_algorithm
+from .algorithms import choose_algorithms
 from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
@@ -22,6 +22,7 @@ from .plan import LinearHead, Plan, ShiftedMeans
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
 from .threads import thread_count
+from .tune_file import Overrides, current_overrides
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FastForward:
     """One network, compiled for this machine. Immutable; call it from any number of threads.
 
     Built by :meth:`load` or :meth:`from_module`. Survives fork and pickles. On the CPU the bits of a result depend on
-    the network, heads, ``rewrite``, instruction set only: not on batch size, threads or callers.
+    the network, heads, ``rewrite``, instruction set and tuned algorithms only: not on batch size, threads or callers.
 
     Attributes:
         spec: the network.
@@ -61,6 +62,7 @@ class FastForward:
         rewrite: bool = True,
         calibration: Any = None,
         _source: tuple[str, str] | None = None,
+        _overrides: Overrides | None = None,
     ) -> None:
         self._source = _source  # (path, SHA-256) of the file, for pickling
         self.spec: NetworkSpec = weights.spec
@@ -74,7 +76,8 @@ class FastForward:
             "device": device, "dtype": dtype, "heads": self.heads, "threads": threads, "rewrite": rewrite,
         }  # fmt: skip
         self._forced_isa = os.environ.get("FACEATTR_ISA", "")
-        self._forced_algorithm = forced_algorithm()
+        # A pickle brings its own, so that it computes the same bits wherever it is loaded.
+        self._overrides = _overrides or current_overrides(self._forced_isa or _core.detected_isa(), self.dtype)
         if calibration is not None:
             pixels = as_pixels(calibration, self.spec.pixels.size, "calibration")
             weights = with_int8_ranges(weights, pixels, self.threads, self._forced_isa)
@@ -215,10 +218,9 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
-        isa = self._forced_isa or _core.detected_isa()
-        plan = format_plan(plan, self._weights, self.dtype, isa, self._forced_algorithm)
-        if self.dtype != "bfloat16":
-            plan = choose_algorithms(plan, self._forced_algorithm)
+        isa, forced = self._forced_isa or _core.detected_isa(), self._overrides.forced
+        plan = format_plan(plan, self._weights, self.dtype, isa, forced)
+        plan = choose_algorithms(plan, forced, self._overrides.tuned)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 
@@ -250,16 +252,17 @@ class FastForward:
             arena_bytes=self._engine.arena_bytes,
             first_grouped=next((p.dst for p in self._plan.phases[self._engine.first_grouped :]), None),
             group_images=self._engine.group_images,
-            phases=describe_phases(self._plan, self._engine.kernels, seconds),
+            phases=describe_phases(self._plan, self._engine.kernels, self._overrides, seconds),
         )
 
     def __repr__(self) -> str:
         return f"FastForward({', '.join(self.heads)}; {self.device} {self.dtype}, {self.isa}, {self.threads} threads)"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        options = {**self._options, "_overrides": self._overrides}
         if self._source is None:
-            return _from_weights, (self._weights, self._options)
-        return _from_file, (*self._source, self._options)
+            return _from_weights, (self._weights, options)
+        return _from_file, (*self._source, options)
 
 
 def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
