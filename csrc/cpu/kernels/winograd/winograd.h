@@ -3,7 +3,7 @@
 //   dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ U_c ] A,   U = G w Gᵀ (computed in float64 when the plan is compiled)
 //
 // with d the input of the tile. These are the two transforms around the products, which are one matrix product over
-// tiles per point (segmented_conv, one position per tile). Two forms:
+// tiles per point (segmented_conv, one position per tile). Forms:
 //
 // Stride 1: F(2x2, 3x3) has 4x4 inputs and as many points; F(4x4, 3x3) 6x6; F(5x5, 3x3) 7x7. Along an axis, a matrix is
 // given by its points, infinity last: 0, ±1; 0, ±1, ±2 (Lavin & Gray, "Fast Algorithms for Convolutional Neural
