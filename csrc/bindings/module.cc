@@ -166,9 +166,9 @@ PYBIND11_MODULE(_core, m) {
           "tensor of bfloat16 or -1.")
       .def(
           "winograd_conv",
-          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, const FloatArray& weight,
-             const std::vector<std::tuple<int, int, int, int, int>>& direct_segments, const FloatArray& direct_weight,
-             const FloatArray& bias, bool relu, int residual) {
+          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, int tile,
+             const FloatArray& weight, const std::vector<std::tuple<int, int, int, int, int>>& direct_segments,
+             const FloatArray& direct_weight, const FloatArray& bias, bool relu, int residual) {
             faceattr::WinogradConvPhase phase;
             phase.direct = {dst, {}, to_vector(direct_weight), to_vector(bias), relu, residual};
             for (const auto& [src, start, count, kernel, stride] : direct_segments) {
@@ -176,12 +176,14 @@ PYBIND11_MODULE(_core, m) {
             }
             for (const auto& [src, start, count] : segments) phase.segments.push_back({src, start, count, 3, stride});
             phase.weight = to_vector(weight);
+            phase.tile = tile;
             plan.phases.emplace_back(std::move(phase));
           },
-          py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("weight").noconvert(),
+          py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("tile"), py::arg("weight").noconvert(),
           py::arg("direct_segments"), py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(),
           py::arg("relu"), py::arg("residual"),
-          "3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K].")
+          "3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters, "
+          "oc, K].")
       .def(
           "quantized_stem",
           [](Plan& plan, int dst, const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier) {

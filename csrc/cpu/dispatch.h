@@ -32,7 +32,6 @@ struct KernelLists {
   std::vector<Candidate<LinearKernel>> Linear;
   std::vector<Candidate<StemKernel>> Stem;
   std::vector<Candidate<WinogradKernel>> Winograd;
-  std::vector<Candidate<PolyphaseKernel>> Polyphase;
 };
 const KernelLists& kernel_lists();
 

@@ -124,7 +124,7 @@ class WinogradRunner {
                   const float* transformed, std::int64_t pitch, float* products) const;
 
   const SegmentedConvKernel* gemm_;
-  const WinogradKernel* winograd_;
+  const WinogradTransforms* winograd_;
   ConvRunner direct_;  // the other segments, bias and shortcut; what it writes is added
   bool has_direct_;
   AlignedBuffer weights_, bias_, no_bias_;

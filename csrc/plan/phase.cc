@@ -145,7 +145,12 @@ class Checker {
       require(s.stride == stride, "Winograd segments must have one stride");
       k += visit(s, dst, Format::kFloat) / 9;
     }
-    const std::size_t expected = winograd_filters(stride) * k * dst.channels;
+    const int filters = winograd_filters(stride, phase.tile);
+    if (filters == 0) {
+      fail("no Winograd form of stride " + std::to_string(stride) + " makes tiles of side " +
+           std::to_string(phase.tile));
+    }
+    const std::size_t expected = filters * k * dst.channels;
     if (phase.weight.size() != expected) {
       fail("expected " + std::to_string(expected) + " transformed weights, got " + std::to_string(phase.weight.size()));
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -53,6 +54,11 @@ template <class Value>
 std::vector<Value> padded(std::vector<Value> values, int panel) {
   values.resize(static_cast<std::size_t>(cpu::panel_count(static_cast<int>(values.size()), panel)) * panel);
   return values;
+}
+
+// |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
+inline double bound(double n, double magnitudes) {
+  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
 }
 
 inline bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }

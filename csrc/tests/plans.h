@@ -67,10 +67,12 @@ inline Plan small_plan(int width) {
   return plan;
 }
 
-// A network whose 3x3 convolutions of stride 1 and 2 run directly or by tiles; some small enough to be transformed
-// whole, some strip by strip. 1x1 convolutions read the same sources, so that every combination of direct part,
-// shortcut and bias occurs, and sizes that tiles do not divide.
-inline Plan winograd_plan(int width, bool winograd) {
+// A network whose 3x3 convolutions of stride 1 and 2 run directly, or by tiles: of side `tile` at stride 1, of 4 at
+// stride 2; 0: directly. Some are small enough to be transformed whole, some go strip by strip. 1x1 convolutions read
+// the same sources, so that every combination of direct part, shortcut and bias occurs, and sizes that tiles do not
+// divide.
+inline Plan winograd_plan(int width, int tile) {
+  const bool winograd = tile > 0;
   const int mid = width / 2 + 1;
   Plan plan;
   plan.pixels = 4 * 30;
@@ -106,8 +108,9 @@ inline Plan winograd_plan(int width, bool winograd) {
       }
     }
     if (winograd) {
-      plan.phases.push_back(
-          WinogradConvPhase{std::move(direct), std::move(segments), transform_weights(taps, oc, k, stride)});
+      const int side = stride == 1 ? tile : 4;
+      std::vector<float> points = transform_weights(taps, oc, k, stride, side);
+      plan.phases.push_back(WinogradConvPhase{std::move(direct), std::move(segments), std::move(points), side});
     } else {
       plan.phases.push_back(std::move(direct));
     }

@@ -208,7 +208,7 @@ FA_TEST(maps_of_integers_never_share_memory) {
 }
 
 FA_TEST(grouped_phases_stay_in_their_slot) {
-  const Plan light = test::small_plan(8), plan = test::winograd_plan(72, true);
+  const Plan light = test::small_plan(8), plan = test::winograd_plan(72, 4);
   FA_CHECK(plan_memory(light, check(light)).first_grouped == static_cast<int>(light.phases.size()));
   std::vector<std::size_t> workspaces(plan.phases.size(), 1000);
   const MemoryPlan memory = plan_memory(plan, check(plan), workspaces);
@@ -242,14 +242,20 @@ FA_TEST(weights_of_narrow_maps_weigh_half) {
 
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
-      [](WinogradConvPhase& p) { p.weight.pop_back(); },      [](WinogradConvPhase& p) { p.segments.clear(); },
-      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; }, [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
-      [](WinogradConvPhase& p) { p.segments[0].stride = 3; }, [](WinogradConvPhase& p) { p.segments[0].count += 99; },
-      [](WinogradConvPhase& p) { p.direct.bias.clear(); },    [](WinogradConvPhase& p) { p.direct.residual = 1; },
+      [](WinogradConvPhase& p) { p.weight.pop_back(); },
+      [](WinogradConvPhase& p) { p.segments.clear(); },
+      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; },
+      [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
+      [](WinogradConvPhase& p) { p.segments[0].stride = 3; },
+      [](WinogradConvPhase& p) { p.segments[0].count += 99; },
+      [](WinogradConvPhase& p) { p.direct.bias.clear(); },
+      [](WinogradConvPhase& p) { p.direct.residual = 1; },
+      [](WinogradConvPhase& p) { p.tile = 5; },
+      [](WinogradConvPhase& p) { p.tile = 3; },
   };
-  FA_CHECK(check(test::winograd_plan(6, true)).size() == 9);
+  FA_CHECK(check(test::winograd_plan(6, 4)).size() == 9);
   for (std::size_t i = 0; i < flaws.size(); ++i) {
-    Plan plan = test::winograd_plan(6, true);
+    Plan plan = test::winograd_plan(6, 4);
     flaws[i](std::get<WinogradConvPhase>(plan.phases[2]));
     FA_CHECK_THROWS(std::invalid_argument, check(plan));
   }

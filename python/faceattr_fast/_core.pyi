@@ -48,6 +48,7 @@ class Plan:
         dst: int,
         segments: Sequence[tuple[int, int, int]],
         stride: int,
+        tile: int,
         weight: _Floats,
         direct_segments: Sequence[tuple[int, int, int, int, int]],
         direct_weight: _Floats,
@@ -55,7 +56,8 @@ class Plan:
         relu: bool,
         residual: int,
     ) -> None:
-        """3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K]."""
+        """3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters,
+        oc, K]."""
 
     def quantized_stem(self, dst: int, weight: _Int8s, bias: _Int32s, multiplier: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""

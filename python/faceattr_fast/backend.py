@@ -8,7 +8,7 @@ from . import _core
 from .algorithms import transform_integers, transform_weight
 from .errors import WeightsError
 from .plan import (
-    INTEGER_POINTS,
+    TILES,
     LinearHead,
     Plan,
     Quantize,
@@ -47,9 +47,11 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 residual = -1 if phase.residual is None else index[phase.residual]
                 if transformed:
                     filters = [transform_weight(s.weight, phase.algorithm) for s in transformed]
-                    points, stride = _f32(np.concatenate(filters, axis=2)), transformed[0].stride
+                    points, tiles = _f32(np.concatenate(filters, axis=2)), TILES[phase.algorithm]
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
-                    core.winograd_conv(dst, sources, stride, points, segments, weight, bias, phase.relu, residual)
+                    core.winograd_conv(
+                        dst, sources, tiles.stride, tiles.side, points, segments, weight, bias, phase.relu, residual
+                    )
                 else:
                     copy = -1 if phase.copy is None else index[phase.copy]
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)
@@ -62,7 +64,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 weight = np.concatenate([np.empty((channels, 0), np.int8), *map(_rows, direct)], axis=1)
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 sources = [(index[s.src], s.start, s.count) for s in transformed]
-                parts = [np.empty((INTEGER_POINTS, channels, 0), np.int16)]
+                parts = [np.empty((TILES["winograd2x2"].points, channels, 0), np.int16)]
                 points = np.concatenate([*parts, *(transform_integers(s.weight) for s in transformed)], axis=2)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 copy = -1 if phase.copy is None else index[phase.copy]

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .algorithms import AnyAlgorithm
 from .errors import WeightsError
 from .mixed import choose_formats, measure_errors, recorded_errors
-from .plan import Plan
+from .plan import Algorithm, Plan
 from .quantize import calibrate, quantize_plan
 from .storage import store_bfloat16
 from .weights import Weights
@@ -24,7 +23,7 @@ INT8_KEY = "int8"  # of the metadata
 _LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
 
 
-def format_plan(plan: Plan, weights: Weights, dtype: str, isa: str, forced: AnyAlgorithm | None = None) -> Plan:
+def format_plan(plan: Plan, weights: Weights, dtype: str, isa: str, forced: Algorithm | None = None) -> Plan:
     """The plan in the format ``dtype``; algorithms are not chosen yet.
 
     Args:

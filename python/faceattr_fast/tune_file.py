@@ -16,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from .algorithms import AnyAlgorithm, forced_algorithm
+from .algorithms import forced_algorithm
 from .cache import cache_folder
 from .machine import cpu_model
-from .plan import Algorithm, IntegerAlgorithm
+from .plan import Algorithm
 
 __all__ = [
     "TUNE_ENVIRONMENT",
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 TUNE_ENVIRONMENT = "FACEATTR_TUNE"
 _NAME, _FORMAT = "tune.json", 1
-_ALGORITHMS = (*get_args(Algorithm), *get_args(IntegerAlgorithm))
+_ALGORITHMS = get_args(Algorithm)
 
 Json = dict[str, Any]
 
@@ -46,7 +46,7 @@ Json = dict[str, Any]
 class Overrides(NamedTuple):
     """What goes before the rule: one algorithm for all convolutions, or one by signature."""
 
-    forced: AnyAlgorithm | None
+    forced: Algorithm | None
     tuned: Mapping[str, str]
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from .algorithms import AnyAlgorithm, candidates, choose_algorithms, signature
+from .algorithms import candidates, choose_algorithms, signature
 from .backend import compile_plan
-from .plan import Plan, QuantizedConv, SegmentedConv
+from .plan import Algorithm, Plan, QuantizedConv, SegmentedConv
 
 __all__ = ["ROUNDS", "TunedConvolution", "Tuning", "measure", "tune_plan"]
 
@@ -48,9 +48,9 @@ class TunedConvolution:
 
     signature: str
     phases: tuple[str, ...]
-    rule: AnyAlgorithm
-    algorithm: AnyAlgorithm
-    seconds: Mapping[AnyAlgorithm, tuple[float, ...]]
+    rule: Algorithm
+    algorithm: Algorithm
+    seconds: Mapping[Algorithm, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def tune_plan(
     """
     rule = choose_algorithms(plan)
     phases: dict[str, list[int]] = {}
-    able: dict[str, list[AnyAlgorithm]] = {}  # the rule's choice first
+    able: dict[str, list[Algorithm]] = {}  # the rule's choice first
     for i, phase in enumerate(rule.phases):
         if isinstance(phase, (SegmentedConv, QuantizedConv)) and len(found := candidates(rule, phase)) > 1:
             name = signature(rule, phase)

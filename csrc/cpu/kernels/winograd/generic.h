@@ -36,6 +36,25 @@ Vec plus(Vec a, float factor, Vec b) {
 }
 
 template <class Vec>
+struct Winograd2x2Axis {
+  static constexpr WinogradForm kForm = kWinograd2x2;
+
+  // Bᵀ: rows (-1 0 1 0), (0 1 1 0), (0 -1 1 0), (0 -1 0 1).
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[4], Vec (&o)[4]) {
+    o[0] = d[2] - d[0];
+    o[1] = d[2] + d[1];
+    o[2] = d[2] - d[1];
+    o[3] = d[3] - d[1];
+  }
+
+  // Aᵀ: rows (1 1 1 0), (0 1 -1 1).
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[4], Vec (&o)[2]) {
+    o[0] = (m[0] + m[1]) + m[2];
+    o[1] = (m[1] - m[2]) + m[3];
+  }
+};
+
+template <class Vec>
 struct Winograd4x4Axis {
   static constexpr WinogradForm kForm = kWinograd4x4;
 
@@ -58,6 +77,43 @@ struct Winograd4x4Axis {
     o[1] = plus(difference1, 2, difference2);
     o[2] = plus(sum1, 4, sum2);
     o[3] = plus(difference1, 8, difference2) + m[5];
+  }
+};
+
+template <class Vec>
+struct Winograd5x5Axis {
+  static constexpr WinogradForm kForm = kWinograd5x5;
+  static constexpr float kP = 1 / 4.0f, kQ = 7 / 8.0f, kR = 7 / 4.0f;
+  static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ, kR2 = kR * kR;
+
+  // Bᵀ: the rows of the points ±x are the odd inputs' part plus and minus x times the even ones', which has the factors
+  // of (t - a²)(t - b²), a and b being the others: (a²b² 0 -(a² + b²) 0 1). Infinity's row has those of all three.
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[7], Vec (&o)[7]) {
+    pair(d, kP, -(kQ2 + kR2), kQ2 * kR2, o[0], o[1]);
+    pair(d, kQ, -(kP2 + kR2), kP2 * kR2, o[2], o[3]);
+    pair(d, kR, -(kP2 + kQ2), kP2 * kQ2, o[4], o[5]);
+    o[6] = plus(d[6], -(kP2 + kQ2 + kR2), d[4]);
+    o[6] = plus(o[6], kP2 * kQ2 + kP2 * kR2 + kQ2 * kR2, d[2]);
+    o[6] = plus(o[6], -(kP2 * kQ2 * kR2), d[0]);
+  }
+
+  // Aᵀ: row i has the i-th powers of the points, and a 1 for infinity in the last.
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[7], Vec (&o)[5]) {
+    const Vec sum1 = m[0] + m[1], sum2 = m[2] + m[3], sum3 = m[4] + m[5];
+    const Vec difference1 = m[0] - m[1], difference2 = m[2] - m[3], difference3 = m[4] - m[5];
+    o[0] = (sum1 + sum2) + sum3;
+    o[1] = plus(plus(constant<Vec>(kP) * difference1, kQ, difference2), kR, difference3);
+    o[2] = plus(plus(constant<Vec>(kP2) * sum1, kQ2, sum2), kR2, sum3);
+    o[3] = plus(plus(constant<Vec>(kP * kP2) * difference1, kQ * kQ2, difference2), kR * kR2, difference3);
+    o[4] = plus(plus(plus(m[6], kP2 * kP2, sum1), kQ2 * kQ2, sum2), kR2 * kR2, sum3);
+  }
+
+ private:
+  [[gnu::always_inline]] static inline void pair(const Vec (&d)[7], float x, float middle, float last, Vec& positive,
+                                                 Vec& negative) {
+    const Vec even = plus(plus(d[4], middle, d[2]), last, d[0]), odd = plus(plus(d[5], middle, d[3]), last, d[1]);
+    positive = plus(odd, x, even);
+    negative = plus(odd, -x, even);
   }
 };
 
@@ -89,9 +145,9 @@ struct Polyphase4x4Axis {
 };
 
 template <class Vec, template <class> class Axis>
-struct WinogradTransforms {
+struct WinogradTile {
   static constexpr WinogradForm kForm = Axis<Vec>::kForm;
-  static constexpr int kSide = kForm.side, kOut = kWinogradOutput;
+  static constexpr int kSide = kForm.side, kOut = kForm.output;
 
   static void input(const WinogradInputArgs& args, int c) {
     Vec t[kSide][kSide];  // Bᵀ d, [row][column]
@@ -133,7 +189,7 @@ struct WinogradTransforms {
       }
       Vec o[kOut];
       Axis<Vec>::output(m, o);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int y = 0; y < kOut; ++y) t[y][x] = o[y];
     }
     const Vec bias = Vec::load(args.bias + c);
@@ -141,7 +197,7 @@ struct WinogradTransforms {
     for (int y = 0; y < args.rows; ++y) {
       Vec o[kOut];
       Axis<Vec>::output(t[y], o);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int x = 0; x < kOut; ++x) {
         if (x >= args.columns) break;
         Vec value = o[x] + bias;
@@ -159,19 +215,19 @@ template <class Vec, template <class> class Axis>
 struct Winograd {
   static void input(const WinogradInputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::input(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::input(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTile<Vec, Axis>::input(args, c);
+    for (; c < args.channels; ++c) WinogradTile<SingleF32, Axis>::input(args, c);
   }
 
   static void output(const WinogradOutputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::output(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::output(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTile<Vec, Axis>::output(args, c);
+    for (; c < args.channels; ++c) WinogradTile<SingleF32, Axis>::output(args, c);
   }
 };
 
 template <class Vec, template <class> class Axis>
-constexpr WinogradKernel winograd_kernel(const char* name) {
+constexpr WinogradTransforms winograd_transforms(const char* name) {
   return {name, Axis<Vec>::kForm, Winograd<Vec, Axis>::input, Winograd<Vec, Axis>::output};
 }
 
