@@ -5,7 +5,12 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
@@ -85,12 +90,20 @@ void run(const Engine& engine, const py::array& pixels, const std::vector<py::ar
   engine.run(input, images, pointers.data());
 }
 
-// An engine and the side of the images that it takes.
+// An engine and the side of the images that it takes. The plan's phases move into it.
 struct BoundEngine {
-  BoundEngine(const Plan& plan, const std::string& isa, int threads) : engine(plan, isa, threads), size(plan.pixels) {}
-  Engine engine;
+  BoundEngine(Plan& plan, const std::string& isa, int threads)
+      : size(plan.pixels), engine(std::move(plan), isa, threads) {}
   int size;
+  Engine engine;
 };
+
+// Memory that was freed and that the allocator keeps goes back to the system, where the allocator has a call for it.
+void trim_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
 
 }  // namespace
 
@@ -117,6 +130,8 @@ PYBIND11_MODULE(_core, m) {
         return names;
       },
       "Names that FACEATTR_ISA may have, lowest first.");
+
+  m.def("trim_memory", &trim_memory, "Give memory that was freed back to the system, where the allocator keeps it.");
 
   py::class_<Plan>(m, "Plan", "A list of phases; each call appends one.")
       .def(py::init([](int pixels, const std::array<float, 3>& mean, const std::array<float, 3>& scale) {
@@ -240,7 +255,8 @@ PYBIND11_MODULE(_core, m) {
           py::arg("tensor"), py::arg("start"), py::arg("count"));
 
   py::class_<BoundEngine>(m, "Engine", "A plan with packed weights, threads and memory; callable from any thread.")
-      .def(py::init<const Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"))
+      .def(py::init<Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"),
+           "Takes the phases out of the plan, which is of no use afterwards.")
       .def(
           "run",
           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {

@@ -17,6 +17,9 @@ def detected_isa() -> str:
 def isa_levels() -> list[str]:
     """Names that FACEATTR_ISA may have, lowest first."""
 
+def trim_memory() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
+
 class Plan:
     """A list of phases; each call appends one."""
 
@@ -89,7 +92,9 @@ class Plan:
 class Engine:
     """A plan with packed weights, threads and memory; callable from any thread."""
 
-    def __init__(self, plan: Plan, isa: str, threads: int) -> None: ...
+    def __init__(self, plan: Plan, isa: str, threads: int) -> None:
+        """Takes the phases out of the plan, which is of no use afterwards."""
+
     def run(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> None: ...
     def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> list[float]:
         """Seconds of each phase, summed over the images."""
