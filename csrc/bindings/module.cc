@@ -26,6 +26,7 @@ using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
 using Int16Array = py::array_t<std::int16_t, py::array::c_style>;
+using UInt16Array = py::array_t<std::uint16_t, py::array::c_style>;
 using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 
 template <class Value>
@@ -249,6 +250,17 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
           "inputs: (vector, first channels of it that are read).")
+      .def(
+          "half_linear_head",
+          [](Plan& plan, int dst, const std::vector<std::pair<int, int>>& inputs, const UInt16Array& weight,
+             const FloatArray& scale, const FloatArray& bias) {
+            faceattr::LinearHeadPhase phase{dst, {}, {}, to_vector(bias), to_vector(weight), to_vector(scale)};
+            for (const auto& [src, count] : inputs) phase.inputs.push_back({src, count});
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("scale").noconvert(),
+          py::arg("bias").noconvert(),
+          "As linear_head; weight: bits of float16 numbers, finite, in units of scale, a power of two per output.")
       .def(
           "output",
           [](Plan& plan, int tensor, int start, int count) { plan.outputs.push_back({tensor, start, count}); },

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _Floats = NDArray[np.float32]
 _Int8s = NDArray[np.int8]
 _Int16s = NDArray[np.int16]
+_UInt16s = NDArray[np.uint16]
 _Int32s = NDArray[np.int32]
 
 def detected_isa() -> str:
@@ -86,6 +87,11 @@ class Plan:
     def shifted_means(self, dst: int, src: int, kernel: int, stride: int, start: int, count: int) -> None: ...
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
         """inputs: (vector, first channels of it that are read)."""
+
+    def half_linear_head(
+        self, dst: int, inputs: Sequence[tuple[int, int]], weight: _UInt16s, scale: _Floats, bias: _Floats
+    ) -> None:
+        """As linear_head; weight: bits of float16 numbers, finite, in units of scale, a power of two per output."""
 
     def output(self, tensor: int, start: int, count: int) -> None: ...
 

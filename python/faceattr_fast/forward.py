@@ -23,7 +23,7 @@ from .plan import LinearHead, Plan, ShiftedMeans
 from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
-from .storage import store_bfloat16
+from .storage import halve_heads, store_bfloat16
 from .threads import thread_count
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
@@ -231,6 +231,8 @@ class FastForward:
                 plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
+        if self.dtype != "float32":
+            plan = halve_heads(plan)
         if self.dtype != "bfloat16":
             plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
