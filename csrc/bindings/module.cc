@@ -5,7 +5,12 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
@@ -21,6 +26,7 @@ using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
 using Int16Array = py::array_t<std::int16_t, py::array::c_style>;
+using UInt16Array = py::array_t<std::uint16_t, py::array::c_style>;
 using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 
 template <class Value>
@@ -85,12 +91,20 @@ void run(const Engine& engine, const py::array& pixels, const std::vector<py::ar
   engine.run(input, images, pointers.data());
 }
 
-// An engine and the side of the images that it takes.
+// An engine and the side of the images that it takes. The plan's phases move into it.
 struct BoundEngine {
-  BoundEngine(const Plan& plan, const std::string& isa, int threads) : engine(plan, isa, threads), size(plan.pixels) {}
-  Engine engine;
+  BoundEngine(Plan& plan, const std::string& isa, int threads)
+      : size(plan.pixels), engine(std::move(plan), isa, threads) {}
   int size;
+  Engine engine;
 };
+
+// Memory that was freed and that the allocator keeps goes back to the system, where the allocator has a call for it.
+void trim_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
 
 }  // namespace
 
@@ -117,6 +131,8 @@ PYBIND11_MODULE(_core, m) {
         return names;
       },
       "Names that FACEATTR_ISA may have, lowest first.");
+
+  m.def("trim_memory", &trim_memory, "Give memory that was freed back to the system, where the allocator keeps it.");
 
   py::class_<Plan>(m, "Plan", "A list of phases; each call appends one.")
       .def(py::init([](int pixels, const std::array<float, 3>& mean, const std::array<float, 3>& scale) {
@@ -237,12 +253,24 @@ PYBIND11_MODULE(_core, m) {
           py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
           "inputs: (vector, first channels of it that are read).")
       .def(
+          "half_linear_head",
+          [](Plan& plan, int dst, const std::vector<std::pair<int, int>>& inputs, const UInt16Array& weight,
+             const FloatArray& scale, const FloatArray& bias) {
+            faceattr::LinearHeadPhase phase{dst, {}, {}, to_vector(bias), to_vector(weight), to_vector(scale)};
+            for (const auto& [src, count] : inputs) phase.inputs.push_back({src, count});
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("scale").noconvert(),
+          py::arg("bias").noconvert(),
+          "As linear_head; weight: bits of float16 numbers, finite, in units of scale, a power of two per output.")
+      .def(
           "output",
           [](Plan& plan, int tensor, int start, int count) { plan.outputs.push_back({tensor, start, count}); },
           py::arg("tensor"), py::arg("start"), py::arg("count"));
 
   py::class_<BoundEngine>(m, "Engine", "A plan with packed weights, threads and memory; callable from any thread.")
-      .def(py::init<const Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"))
+      .def(py::init<Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"),
+           "Takes the phases out of the plan, which is of no use afterwards.")
       .def(
           "run",
           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {

@@ -50,7 +50,7 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   }
   const Layout layout = {plan_, memory_, vector_offsets_, features};
   runners_.reserve(plan_.phases.size());  // runners hold pointers into themselves: they are built in place
-  for (const Phase& phase : plan_.phases) {
+  for (Phase& phase : plan_.phases) {
     if (const auto* p = std::get_if<StemPhase>(&phase)) {
       plan_.tensors[p->dst].narrow() ? add<NarrowStemRunner>(*p, layout) : add<StemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<SegmentedConvPhase>(&phase)) {
@@ -68,6 +68,7 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else {
       add<LinearRunner>(std::get<LinearHeadPhase>(phase), layout);
     }
+    phase = {};  // packed: not all weights twice in memory
   }
   plan_.phases.clear();
 }

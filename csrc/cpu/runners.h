@@ -179,11 +179,12 @@ class LinearRunner {
   void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t scratch_floats(int) const { return 0; }
-  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+  std::size_t packed_floats() const { return weights_.size() + bias_.size() + scale_.size(); }
 
  private:
   const LinearKernel* kernel_;
-  AlignedBuffer weights_, bias_;
+  void (*run_)(const LinearArgs& args, int panel);  // the kernel's for the weights' format
+  AlignedBuffer weights_, bias_, scale_;
   std::vector<LinearPart> parts_;
   LinearArgs args_;
   std::size_t dst_;

@@ -211,7 +211,14 @@ class Checker {
       k += input.count;
     }
     const TensorShape& dst = write(phase.dst, TensorKind::kVector);
-    check_weights(phase.weight, phase.bias, dst.channels, k);
+    if (phase.scale.empty()) {
+      require(phase.half_weight.empty(), "weights of 16 bits need a scale");
+      check_weights(phase.weight, phase.bias, dst.channels, k);
+    } else {
+      require(phase.weight.empty(), "weights of 32 bits have no scale");
+      require(phase.scale.size() == static_cast<std::size_t>(dst.channels), "scale has the wrong size");
+      check_weights(phase.half_weight, phase.bias, dst.channels, k);
+    }
   }
 
   const Plan& plan_;

@@ -119,11 +119,14 @@ struct LinearInput {
   int src = 0, count = 0;
 };
 
-// dst = weight * concatenation of the inputs + bias; vectors.
+// dst = weight * concatenation of the inputs + bias; vectors. Either `weight` is given, or `half_weight`, bits of
+// float16 numbers, finite, and `scale`, powers of two: then weight = scale[o] * half_weight.
 struct LinearHeadPhase {
   int dst = 0;
   std::vector<LinearInput> inputs;
   std::vector<float> weight, bias;
+  std::vector<std::uint16_t> half_weight = {};
+  std::vector<float> scale = {};
 };
 
 using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase, QuantizedConvPhase,

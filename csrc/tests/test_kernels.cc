@@ -9,7 +9,6 @@
 
 #include "check.h"
 #include "cpu/dispatch.h"
-#include "cpu/kernels/linear/generic.h"
 #include "cpu/kernels/segmented_conv/generic.h"
 #include "cpu/pack.h"
 #include "cpu/simd/portable.h"
@@ -21,16 +20,9 @@ using namespace faceattr::cpu;
 using faceattr::test::bound;
 using faceattr::test::kCanary;
 using faceattr::test::runnable;
+using faceattr::test::values;
 
 namespace {
-
-std::vector<float> values(std::size_t count, std::uint32_t seed, bool integers) {
-  std::vector<float> result = test::random_values(count, seed);
-  if (integers) {
-    for (float& v : result) v = std::round(4 * v);
-  }
-  return result;
-}
 
 struct ConvCase {
   int oc, ic, height, width, kernel, stride;
@@ -219,56 +211,6 @@ FA_TEST(shifted_means) {
             }
             FA_CHECK(dst.back() == kCanary);
           }
-        }
-      }
-    }
-  }
-}
-
-FA_TEST(linear) {
-  static const LinearKernel wide = {"linear_f32_1x32_portable", Linear<PortableF32<16>>::kPanel,
-                                    Linear<PortableF32<16>>::run};
-  std::vector<const LinearKernel*> kernels = runnable(kernel_lists().Linear);
-  kernels.push_back(&wide);
-  for (const LinearKernel* kernel : kernels) {
-    for (int oc : {1, kernel->panel - 1, kernel->panel, kernel->panel + 1}) {
-      for (int k1 : {1, 3, 4, kLinearBlock - 1, kLinearBlock, kLinearBlock + 1, 1152}) {
-        for (bool integers : {true, false}) {
-          const int k2 = 6, gap = 3, k = k1 + k2;
-          const std::vector<float> src = values(k + gap, 11, integers);
-          const std::vector<float> weight = values(static_cast<std::size_t>(oc) * k, 12, integers);
-          const std::vector<float> bias = values(oc, 13, integers);
-          const AlignedBuffer packed = pack_panels(weight, oc, k, kernel->panel),
-                              packed_bias = pack_bias(bias, kernel->panel);
-          const LinearPart parts[] = {{0, k1}, {k1 + gap, k2}};
-          std::vector<float> dst(oc + 1, kCanary);
-          LinearArgs args;
-          args.base = src.data();
-          args.parts = parts;
-          args.part_count = 2;
-          args.weights = packed.data();
-          args.bias = packed_bias.data();
-          args.k = k;
-          args.out_channels = oc;
-          args.dst = dst.data();
-          for (int p = 0; p < panel_count(oc, kernel->panel); ++p) kernel->run(args, p);
-          for (int o = 0; o < oc; ++o) {
-            double sum = bias[o], magnitude = std::abs(bias[o]);
-            for (int i = 0; i < k; ++i) {
-              const double v =
-                  static_cast<double>(weight[static_cast<std::size_t>(o) * k + i]) * src[i < k1 ? i : i + gap];
-              sum += v;
-              magnitude += std::abs(v);
-            }
-            // A chain is at most a quarter of a block, then pairs, then blocks.
-            const double chain = kLinearBlock / 4 + 2 + k / kLinearBlock + 2;
-            if (integers) {
-              FA_CHECK_MESSAGE(dst[o] == sum, std::string(kernel->name) + " on integers");
-            } else {
-              FA_CHECK_MESSAGE(std::abs(dst[o] - sum) <= bound(chain, magnitude), kernel->name);
-            }
-          }
-          FA_CHECK(dst.back() == kCanary);
         }
       }
     }

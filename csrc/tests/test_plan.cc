@@ -17,11 +17,22 @@ std::size_t end_of(const Plan& plan, const MemoryPlan& memory, int t) {
   return map.offset + (shape.narrow() ? values / kNarrowPerFloat : values);
 }
 
+// The same head with weights of 16 bits.
+LinearHeadPhase& halve(LinearHeadPhase& phase) {
+  phase.half_weight.assign(phase.weight.size(), 0x3c00);
+  phase.scale.assign(phase.bias.size(), 0.5f);
+  phase.weight.clear();
+  return phase;
+}
+
 }  // namespace
 
 FA_TEST(a_good_plan_passes) {
   const auto kinds = check(test::small_plan(6));
   FA_CHECK(kinds[0] == TensorKind::kMap && kinds[5] == TensorKind::kVector);
+  Plan halved = test::small_plan(6);
+  halve(std::get<LinearHeadPhase>(halved.phases[7]));
+  check(halved);
 }
 
 namespace {
@@ -72,6 +83,11 @@ FA_TEST(every_flaw_is_found) {
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].src = 4; },
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].count = 1000; },
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs.clear(); },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).half_weight.resize(1); },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).scale.assign(10, 1.0f); },  // of 32-bit weights
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).scale.pop_back(); },
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).half_weight.pop_back(); },
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).bias.pop_back(); },
                   [](Plan& p) { p.outputs[0].count = 11; },
                   [](Plan& p) { p.outputs[0].tensor = 9; },
                   [](Plan& p) { std::swap(p.phases[0], p.phases[1]); },

@@ -79,9 +79,12 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
                 weight = np.concatenate([weight for _, weight in phase.inputs], axis=1)
-                core.linear_head(
-                    dst, [(index[src], w.shape[1]) for src, w in phase.inputs], _f32(weight), _f32(phase.bias)
-                )
+                inputs = [(index[src], w.shape[1]) for src, w in phase.inputs]
+                if phase.scale is None:
+                    core.linear_head(dst, inputs, _f32(weight), _f32(phase.bias))
+                else:
+                    half = (weight / phase.scale[:, None]).astype(np.float16).view(np.uint16)
+                    core.half_linear_head(dst, inputs, half, _f32(phase.scale), _f32(phase.bias))
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
     return _core.Engine(core, isa, threads)

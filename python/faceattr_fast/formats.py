@@ -11,7 +11,7 @@ from .errors import WeightsError
 from .mixed import choose_formats, measure_errors, recorded_errors
 from .plan import Algorithm, Plan
 from .quantize import calibrate, quantize_plan
-from .storage import store_bfloat16
+from .storage import halve_heads, store_bfloat16
 from .weights import Weights
 
 __all__ = ["DTYPES", "INT8_KEY", "format_plan", "int8_ranges", "with_int8_ranges"]
@@ -36,14 +36,15 @@ def format_plan(plan: Plan, weights: Weights, dtype: str, isa: str, forced: Algo
     """
     match dtype:
         case "int8":
-            return quantize_plan(plan, int8_ranges(weights))
+            plan = quantize_plan(plan, int8_ranges(weights))
         case "mixed":
             ranges, errors = int8_ranges(weights), recorded_errors(weights.metadata[INT8_KEY], plan)
-            return choose_formats(plan, ranges, errors, isa, forced)
+            plan = choose_formats(plan, ranges, errors, isa, forced)
         case "bfloat16":
-            return store_bfloat16(plan)
+            plan = store_bfloat16(plan)
         case _:
             return plan
+    return halve_heads(plan)
 
 
 def with_int8_ranges(

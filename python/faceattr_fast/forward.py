@@ -83,8 +83,8 @@ class FastForward:
             weights = with_int8_ranges(weights, pixels, self.threads, self._forced_isa)
         self._weights = weights
         self.metadata: Mapping[str, Any] = weights.metadata
-        plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
-        self._plan, self._engine = self._compile(plan)
+        self._plan, self._engine = self._compile(build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite))
+        _core.trim_memory()  # composing weights in float64 took several times what the engine keeps
         self.isa: str = self._engine.isa
         self._features: dict[str, tuple[Plan, _core.Engine]] = {}
 
@@ -119,11 +119,11 @@ class FastForward:
         """
         if not isinstance(path, (str, PathLike)):
             raise TypeError(f"path: expected a string or path, got {type(path).__name__}")
-        data = Path(path).read_bytes()
-        source = (os.path.abspath(path), hashlib.sha256(data).hexdigest())
+        weights, sha256 = _read(path)
         return cls(
-            parse_weights(data, str(path)),
-            device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite, _source=source,
+            weights,
+            device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite,
+            _source=(os.path.abspath(path), sha256),
         )  # fmt: skip
 
     @classmethod
@@ -213,8 +213,9 @@ class FastForward:
         cached = self._features.get(branch)
         if cached is None:
             rewrite = self._options["rewrite"]
-            plan = build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite)
-            cached = self._features.setdefault(branch, self._compile(plan))
+            compiled = self._compile(build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite))
+            cached = self._features.setdefault(branch, compiled)
+            _core.trim_memory()
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
@@ -265,15 +266,21 @@ class FastForward:
         return _from_file, (*self._source, options)
 
 
+def _read(path: str | PathLike[str]) -> tuple[Weights, str]:
+    """A weights file and its SHA-256."""
+    data = Path(path).read_bytes()
+    return parse_weights(data, str(path)), hashlib.sha256(data).hexdigest()
+
+
 def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
     return FastForward(weights, **options)
 
 
 def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
-    data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    weights, found = _read(path)
+    if found != sha256:
         raise WeightsError(f"{path}: the file has changed since this object was pickled")
-    return FastForward(parse_weights(data, path), **options, _source=(path, sha256))
+    return FastForward(weights, **options, _source=(path, sha256))
 
 
 def _check_device(device: str) -> str:

@@ -210,11 +210,13 @@ class LinearHead:
     """``dst = Σ_i weight_i · src_i[:count_i] + bias`` of vectors: pooled features or an earlier LinearHead.
 
     ``count_i``, the columns of ``weight_i``, is less than the vector's channels where that is a fused LinearHead.
+    With a ``scale``, weights are float16 numbers times it, and are stored so; sums are float32 either way.
     """
 
     dst: str
     inputs: tuple[tuple[str, Array], ...]  # (vector, [oc, count] float64)
     bias: Array  # [oc]
+    scale: Array | None = None  # [oc] powers of two
 
 
 Phase = Stem | SegmentedConv | QuantizedStem | QuantizedConv | Quantize | ShiftedMeans | LinearHead
