@@ -68,9 +68,9 @@ _INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, 
 # The points of the transforms besides infinity; docs/numerics.md compares them with others.
 _POINTS: dict[Algorithm, tuple[float, ...]] = {
     "winograd2x2": (0, 1, -1),
-    "winograd4x4": (0, 1, -1, 2, -2),
+    "winograd4x4": (0, 11 / 16, -11 / 16, 3 / 2, -3 / 2),
     "winograd5x5": (1 / 4, -1 / 4, 7 / 8, -7 / 8, 7 / 4, -7 / 4),
-    "polyphase4x4": (0, 1, -1, 2),
+    "polyphase4x4": (7 / 16, -7 / 16, 5 / 4, -5 / 4),
 }
 # 2G of F(2x2, 3x3) for the points 0, ±1 and infinity (Lavin & Gray, 2015).
 _INTEGER = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
