@@ -81,10 +81,18 @@ def test_candidates_are_what_forcing_can_choose(paper_plan):
             for name in ALGORITHMS:
                 forced = algorithms(choose_algorithms(plan, name))[phase.dst]
                 assert forced == (name if name in names else "direct")
-            kinds = {(s.kernel, s.stride) for s in phase.segments if not plan.tensors[s.src].bfloat16}
-            for name in ("winograd2x2", "winograd4x4", "winograd5x5"):
+            kinds = {(s.kernel, s.stride) for s in phase.segments}
+            for name in ("winograd2x2", "winograd4x4"):
                 assert (name in names) == ((3, 1) in kinds)
+            assert ("winograd5x5" in names) == ((3, 1) in kinds and plan is paper_plan)
             assert ("polyphase4x4" in names) == ((3, 2) in kinds)
+
+
+def test_what_the_paper_network_transforms_in_bfloat16(paper_plan):
+    chosen = algorithms(choose_algorithms(store_bfloat16(paper_plan)))
+    names = {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"}
+    assert names == {"m2", *(f"x{i}" for i in range(4, 10))}
+    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"m3", "x3"}
 
 
 def test_unknown_algorithm(monkeypatch):

@@ -230,8 +230,7 @@ class FastForward:
                 plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
-        if self.dtype != "bfloat16":
-            plan = choose_algorithms(plan, self._forced_algorithm)
+        plan = choose_algorithms(plan, self._forced_algorithm)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 

@@ -1,5 +1,6 @@
 // The transforms of winograd.h over any vector type: each is its form along one axis, on the columns, then on the rows.
-// Channels that do not fill a vector run one by one, over a vector type of one.
+// Channels that do not fill a vector run one by one, over a vector type of one. Where values come from and go to is the
+// caller's: kernels/narrow_winograd has the same transforms on bfloat16.
 #pragma once
 
 #include "cpu/kernels/winograd/winograd.h"
@@ -155,22 +156,22 @@ struct WinogradTile {
   static constexpr WinogradForm kForm = Axis<Vec>::kForm;
   static constexpr int kSide = kForm.side, kOut = kForm.output;
 
-  static void input(const WinogradInputArgs& args, int c) {
+  // `load`(row, column) of an input that exists, the first `rows` by `columns`; `store`(value) of each point in order.
+  template <class Load, class Store>
+  [[gnu::always_inline]] static inline void input(int rows, int columns, const Load& load, const Store& store) {
     Vec t[kSide][kSide];  // Bᵀ d, [row][column]
 #pragma GCC unroll 1
     for (int x = 0; x < kSide; ++x) {
       Vec d[kSide];
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) {
-        const bool exists = y < args.rows && x < args.columns;
-        d[y] = exists ? Vec::load(args.src + y * args.row_pitch + x * args.pixel_pitch + c) : Vec::zero();
+        d[y] = y < rows && x < columns ? load(y, x) : Vec::zero();
       }
       Vec o[kSide];
       Axis<Vec>::input(d, o);
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) t[y][x] = o[y];
     }
-    float* dst = args.dst + c;
 #pragma GCC unroll 1
     for (int y = 0; y < kSide; ++y) {
       Vec o[kSide];
@@ -178,40 +179,35 @@ struct WinogradTile {
 #pragma GCC unroll 16
       for (int x = 0; x < kSide; ++x) {
         if (!kForm.has_point(y, x)) break;
-        o[x].store(dst);
-        dst += args.point_pitch;
+        store(o[x]);
       }
     }
   }
 
-  static void output(const WinogradOutputArgs& args, int c) {
+  // `load`(point); `store`(row, column, value) of each output that exists, the first `rows` by `columns`.
+  template <class Load, class Store>
+  [[gnu::always_inline]] static inline void output(int rows, int columns, const Load& load, const Store& store) {
     Vec t[kOut][kSide];  // Aᵀ m, [row][column]
 #pragma GCC unroll 1
     for (int x = 0; x < kSide; ++x) {
       Vec m[kSide];
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) {
-        m[y] = kForm.has_point(y, x) ? Vec::load(args.src + kForm.point(y, x) * args.point_pitch + c) : Vec::zero();
+        m[y] = kForm.has_point(y, x) ? load(kForm.point(y, x)) : Vec::zero();
       }
       Vec o[kOut];
       Axis<Vec>::output(m, o);
 #pragma GCC unroll 16
       for (int y = 0; y < kOut; ++y) t[y][x] = o[y];
     }
-    const Vec bias = Vec::load(args.bias + c);
 #pragma GCC unroll 1
-    for (int y = 0; y < args.rows; ++y) {
+    for (int y = 0; y < rows; ++y) {
       Vec o[kOut];
       Axis<Vec>::output(t[y], o);
 #pragma GCC unroll 16
       for (int x = 0; x < kOut; ++x) {
-        if (x >= args.columns) break;
-        Vec value = o[x] + bias;
-        if (args.residual != nullptr) {
-          value = value + Vec::load(args.residual + y * args.residual_row_pitch + x * args.residual_pixel_pitch + c);
-        }
-        if (args.relu) value = value.max(Vec::zero());
-        value.store(args.dst + y * args.dst_row_pitch + x * args.dst_pixel_pitch + c);
+        if (x >= columns) break;
+        store(y, x, o[x]);
       }
     }
   }
@@ -221,14 +217,42 @@ template <class Vec, template <class> class Axis>
 struct Winograd {
   static void input(const WinogradInputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTile<Vec, Axis>::input(args, c);
-    for (; c < args.channels; ++c) WinogradTile<SingleF32, Axis>::input(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) input_tile<Vec>(args, c);
+    for (; c < args.channels; ++c) input_tile<SingleF32>(args, c);
   }
 
   static void output(const WinogradOutputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTile<Vec, Axis>::output(args, c);
-    for (; c < args.channels; ++c) WinogradTile<SingleF32, Axis>::output(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) output_tile<Vec>(args, c);
+    for (; c < args.channels; ++c) output_tile<SingleF32>(args, c);
+  }
+
+ private:
+  template <class V>
+  static void input_tile(const WinogradInputArgs& args, int c) {
+    const float* src = args.src + c;
+    float* dst = args.dst + c;
+    WinogradTile<V, Axis>::input(
+        args.rows, args.columns, [&](int y, int x) { return V::load(src + y * args.row_pitch + x * args.pixel_pitch); },
+        [&](V point) {
+          point.store(dst);
+          dst += args.point_pitch;
+        });
+  }
+
+  template <class V>
+  static void output_tile(const WinogradOutputArgs& args, int c) {
+    const V bias = V::load(args.bias + c);
+    WinogradTile<V, Axis>::output(
+        args.rows, args.columns, [&](int point) { return V::load(args.src + point * args.point_pitch + c); },
+        [&](int y, int x, V value) {
+          value = value + bias;
+          if (args.residual != nullptr) {
+            value = value + V::load(args.residual + y * args.residual_row_pitch + x * args.residual_pixel_pitch + c);
+          }
+          if (args.relu) value = value.max(V::zero());
+          value.store(args.dst + y * args.dst_row_pitch + x * args.dst_pixel_pitch + c);
+        });
   }
 };
 
