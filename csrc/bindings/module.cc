@@ -184,9 +184,9 @@ PYBIND11_MODULE(_core, m) {
           "winograd_conv",
           [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, int tile,
              const FloatArray& weight, const std::vector<std::tuple<int, int, int, int, int>>& direct_segments,
-             const FloatArray& direct_weight, const FloatArray& bias, bool relu, int residual) {
+             const FloatArray& direct_weight, const FloatArray& bias, bool relu, int residual, int copy) {
             faceattr::WinogradConvPhase phase;
-            phase.direct = {dst, {}, to_vector(direct_weight), to_vector(bias), relu, residual};
+            phase.direct = {dst, {}, to_vector(direct_weight), to_vector(bias), relu, residual, copy};
             for (const auto& [src, start, count, kernel, stride] : direct_segments) {
               phase.direct.segments.push_back({src, start, count, kernel, stride});
             }
@@ -197,9 +197,9 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("tile"), py::arg("weight").noconvert(),
           py::arg("direct_segments"), py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(),
-          py::arg("relu"), py::arg("residual"),
+          py::arg("relu"), py::arg("residual"), py::arg("copy") = -1,
           "3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters, "
-          "oc, K].")
+          "oc, K]; copy as in segmented_conv.")
       .def(
           "quantized_stem",
           [](Plan& plan, int dst, const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier) {

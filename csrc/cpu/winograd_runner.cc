@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cpu/narrow_runners.h"
 #include "cpu/pack.h"
 #include "cpu/runners.h"
 
@@ -44,6 +45,7 @@ namespace cpu {
 std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
   if (winograd == nullptr) return 0;
+  if (plan.tensors[winograd->segments[0].src].narrow()) return narrow_workspace_floats(plan, *winograd);
   const WinogradForm& form = kWinogradForms[form_index(*winograd)];
   const std::size_t floats = whole_map_floats(form, plan.tensors[winograd->direct.dst], total_channels(*winograd));
   return floats <= kWholeMap ? floats : 0;

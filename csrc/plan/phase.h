@@ -53,9 +53,10 @@ struct SegmentedConvPhase {
 };
 
 // The same with the 3x3 segments of one stride by tiles of `tile` x `tile` outputs: Winograd's F(2x2), F(4x4) or F(5x5)
-// of 3x3 at stride 1, its polyphase form with tiles of 4x4 at stride 2 (cpu/kernels/winograd). Their weights come
-// transformed, [filters][oc][K] with K = the segments' channels one after the other. `direct` says everything else, at
-// stride 2 the segments' centre taps too; its segments may be none.
+// of 3x3 at stride 1, its polyphase form with tiles of 4x4 at stride 2 (cpu/kernels/winograd;
+// cpu/kernels/narrow_winograd where sources are bfloat16: transformed values and weights are then rounded to it). Their
+// weights come transformed, [filters][oc][K] with K = the segments' channels one after the other. `direct` says
+// everything else, at stride 2 the segments' centre taps too; its segments may be none.
 struct WinogradConvPhase {
   SegmentedConvPhase direct;
   std::vector<Segment> segments;
@@ -93,7 +94,7 @@ struct QuantizedConvPhase {
   int residual = -1;           // a map of floats of dst's shape, or -1
   int copy = -1;               // a map of integers of dst's shape, or -1
   std::vector<float> inverse;  // of the copy; empty without one
-  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/quantized_winograd. Their
+  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/narrow_winograd. Their
   // weights come transformed, [16 points][oc][K] with K = the segments' channels one after the other.
   std::vector<Segment> transformed = {};
   std::vector<std::int16_t> transformed_weight = {};

@@ -274,5 +274,6 @@ FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().Linear.back().features == 0);
   FA_CHECK(kernel_lists().Stem.back().features == 0);
   FA_CHECK(kernel_lists().Winograd.back().features == 0);
+  FA_CHECK(kernel_lists().Bfloat16Winograd.back().features == 0);
   FA_CHECK(&best(kernel_lists().Linear, 0) == kernel_lists().Linear.back().kernel);
 }

@@ -256,6 +256,30 @@ FA_TEST(weights_of_narrow_maps_weigh_half) {
   FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 1);
 }
 
+FA_TEST(formats_of_a_winograd_convolution_are_checked) {
+  const auto phase = [](Plan& plan, int index) -> WinogradConvPhase& {
+    return std::get<WinogradConvPhase>(plan.phases[index]);
+  };
+  const Plan plan = test::bfloat16_plan(6, 4);
+  FA_CHECK(check(plan).size() == 12);
+  Plan flaw = plan;
+  flaw.tensors[1].format = Format::kFloat;  // read beside bfloat16
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  phase(flaw, 4).segments[1].src = 4;  // floats beside bfloat16
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  flaw.tensors[3].format = Format::kFloat;  // a copy of floats
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  flaw.tensors[7].format = Format::kInteger;
+  flaw.tensors[7].scale.assign(6, 1.0f);
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = test::winograd_plan(6, 4);
+  flaw.tensors[6].format = Format::kBfloat16;  // written from floats
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+}
+
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
       [](WinogradConvPhase& p) { p.weight.pop_back(); },

@@ -43,7 +43,7 @@ inline WinogradMatrices interpolation(const std::vector<double>& points, int out
 
 // F(4, 2) of the odd inputs and the outer taps; then the even inputs with the middle tap, as they are.
 inline WinogradMatrices polyphase() {
-  const WinogradMatrices odd = interpolation({0, 1, -1, 2}, 4, 2);
+  const WinogradMatrices odd = interpolation({7 / 16., -7 / 16., 5 / 4., -5 / 4.}, 4, 2);
   WinogradMatrices m = {Matrix(9, std::vector<double>(9, 0.0)), Matrix(6, std::vector<double>(3, 0.0)), odd.at};
   for (int p = 0; p < 5; ++p) {
     for (int i = 0; i < 5; ++i) m.bt[p][2 * i] = odd.bt[p][i];
@@ -62,7 +62,7 @@ inline WinogradMatrices polyphase() {
 inline WinogradMatrices winograd_matrices(int stride, int tile) {
   if (stride == 2) return polyphase();
   if (tile == 2) return interpolation({0, 1, -1}, 2, 3);
-  if (tile == 4) return interpolation({0, 1, -1, 2, -2}, 4, 3);
+  if (tile == 4) return interpolation({0, 11 / 16., -11 / 16., 3 / 2., -3 / 2.}, 4, 3);
   return interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 5, 3);
 }
 

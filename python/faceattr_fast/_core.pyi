@@ -59,9 +59,10 @@ class Plan:
         bias: _Floats,
         relu: bool,
         residual: int,
+        copy: int = ...,
     ) -> None:
         """3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters,
-        oc, K]."""
+        oc, K]; copy as in segmented_conv."""
 
     def quantized_stem(self, dst: int, weight: _Int8s, bias: _Int32s, multiplier: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""

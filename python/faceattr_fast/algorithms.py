@@ -11,6 +11,9 @@ Tiles that reach beyond a map compute outputs that nobody reads: at 14x14 four t
 36 · 16 products stand against 9 · 196, a third; three of 5x5 cover 15, with 49 · 9 products. All but F(2x2) round more
 than a direct sum; docs/numerics.md has the errors.
 
+In bfloat16 points and transformed weights are rounded to 8 bits. All forms but F(5x5) are applied there, by the same
+count: those keep the errors of heads within about 1.3 times those of direct sums, F(5x5) would not.
+
 The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
 are up to 49 / 9 times as many, counted as products too. FACEATTR_ALGORITHM (``direct`` or one of these) forces one
 wherever it can be applied, and a direct sum elsewhere. What ``faceattr tune`` measured on this machine goes before the
@@ -58,6 +61,8 @@ Array = np.ndarray
 Convolution = SegmentedConv | QuantizedConv
 Chooser = Literal["rule", "tuned", "forced"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+# In bfloat16: docs/numerics.md has the errors.
+_TOO_COARSE = ("winograd5x5",)
 _INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bits
 
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
@@ -76,9 +81,9 @@ _INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, 
 # The points of the transforms besides infinity; docs/numerics.md compares them with others.
 _POINTS: dict[Algorithm, tuple[float, ...]] = {
     "winograd2x2": (0, 1, -1),
-    "winograd4x4": (0, 1, -1, 2, -2),
+    "winograd4x4": (0, 11 / 16, -11 / 16, 3 / 2, -3 / 2),
     "winograd5x5": (1 / 4, -1 / 4, 7 / 8, -7 / 8, 7 / 4, -7 / 4),
-    "polyphase4x4": (0, 1, -1, 2),
+    "polyphase4x4": (7 / 16, -7 / 16, 5 / 4, -5 / 4),
 }
 # 2G of F(2x2, 3x3) for the points 0, ±1 and infinity (Lavin & Gray, 2015).
 _INTEGER = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
@@ -147,9 +152,9 @@ def candidates(plan: Plan, phase: Phase) -> tuple[Algorithm, ...]:
     """The algorithms that can compute a phase of ``plan``, ``direct`` first; none where there is no choice."""
     match phase:
         case SegmentedConv():
-            if any(plan.tensors[segment.src].bfloat16 for segment in phase.segments):
-                return ("direct",)
-            return ("direct", *(name for name in ALGORITHMS if replace(phase, algorithm=name).split()[0]))
+            bfloat16 = plan.tensors[phase.segments[0].src].bfloat16
+            names = [name for name in ALGORITHMS if name not in _TOO_COARSE] if bfloat16 else ALGORITHMS
+            return ("direct", *(name for name in names if replace(phase, algorithm=name).split()[0]))
         case QuantizedConv():
             transformed, _ = replace(phase, algorithm="winograd2x2").split()
             channels = sum(segment.count for segment in transformed)

@@ -45,15 +45,16 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
+                copy = -1 if phase.copy is None else index[phase.copy]
                 if transformed:
                     filters = [transform_weight(s.weight, phase.algorithm) for s in transformed]
                     points, tiles = _f32(np.concatenate(filters, axis=2)), TILES[phase.algorithm]
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
                     core.winograd_conv(
-                        dst, sources, tiles.stride, tiles.side, points, segments, weight, bias, phase.relu, residual
-                    )
+                        dst, sources, tiles.stride, tiles.side, points, segments, weight, bias, phase.relu, residual,
+                        copy,
+                    )  # fmt: skip
                 else:
-                    copy = -1 if phase.copy is None else index[phase.copy]
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)
             case QuantizedStem():
                 weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))

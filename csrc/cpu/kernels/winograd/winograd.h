@@ -5,12 +5,12 @@
 // with d the input of the tile. These are the two transforms around the products, which are one matrix product over
 // tiles per point (segmented_conv, one position per tile). Forms:
 //
-// Stride 1: F(2x2, 3x3) has 4x4 inputs and as many points; F(4x4, 3x3) 6x6; F(5x5, 3x3) 7x7. Along an axis, a matrix is
-// given by its points, infinity last: 0, ±1; 0, ±1, ±2 (Lavin & Gray, "Fast Algorithms for Convolutional Neural
-// Networks", 2015); ±1/4, ±7/8, ±7/4. Every factor of the transforms is a float32 number.
+// Stride 1: F(2x2, 3x3) has 4x4 inputs and as many points; F(4x4, 3x3) 6x6; F(5x5, 3x3) 7x7 (Lavin & Gray, "Fast
+// Algorithms for Convolutional Neural Networks", 2015). Along an axis, a matrix is given by its points, infinity last:
+// 0, ±1; 0, ±11/16, ±3/2; ±1/4, ±7/8, ±7/4. Every factor of the transforms is a float32 number.
 //
 // Stride 2, polyphase: along one axis, output o is w0 x[2o-1] + w1 x[2o] + w2 x[2o+1]. The odd inputs make a filter of
-// two taps at stride 1, of which F(4, 2) computes four outputs with five products (points 0, ±1, 2 and infinity); the
+// two taps at stride 1, of which F(4, 2) computes four outputs with five products (points ±7/16, ±5/4, infinity); the
 // even ones go with one tap, four products. So 9x9 inputs become 9x9 points, five transformed and four as they are
 // along each axis. The 4x4 points that are untransformed along both are left out: they are a 1x1 convolution at stride
 // 2 with the centre tap, which the caller adds. 65 points remain, and 16 products of that 1x1.
