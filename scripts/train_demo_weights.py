@@ -37,9 +37,12 @@ from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.spec import NetworkSpec
 from faceattr_fast.training import evaluate
 from faceattr_fast.training.augment import render
-from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface, read_rows
+from faceattr_fast.training.cases import Cases, examine, predict
+from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface
 from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
-from faceattr_fast.training.labels import TRAINED_ETHNICITIES, UNKNOWN
+from faceattr_fast.training.labels import TRAINED_ETHNICITIES
+from faceattr_fast.training.packed import CLASSES
+from faceattr_fast.training.pairs import read_pairs
 from faceattr_fast.training.schedule import Budget, Recipe
 from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
 from faceattr_fast.weights import Weights, read_weights, write_weights
@@ -60,58 +63,25 @@ def measure(
     net: reference.FaceAttrNet, utkface: FaceSet, lfw: FaceSet, ferplus: FaceSet, pairs: Path
 ) -> dict[str, Any]:
     """Every figure of the model card."""
+    fast = FastForward.from_module(net)
     figures: dict[str, Any] = {}
-    index = utkface.held_out
-    outputs = evaluate.predict(net, utkface, index)
-    labels = {head: values[index] for head, values in utkface.labels.items()}
-    years = utkface.years[index]
-    for head in ("gender", "ethnicity"):
-        figures[f"{head} on utkface"] = evaluate.accuracy_report(
-            outputs[head], labels[head], net.spec.head(head).class_labels
-        )
-    figures["age on utkface"] = evaluate.age_report(outputs["age"], labels["age"], years)
-    figures["groups on utkface"] = evaluate.groups_report(outputs, labels, groups_of(net.spec, labels, years), years)
-
-    index = ferplus.held_out
-    emotion = net.spec.head("emotion").class_labels
-    outputs = evaluate.predict(net, ferplus, index)
-    labels = ferplus.labels["emotion"][index]
-    figures["emotion on ferplus"] = evaluate.accuracy_report(outputs["emotion"], labels, emotion)
-
-    index = lfw.held_out
-    outputs = evaluate.predict(net, lfw, index)
-    for head in ("gender", "emotion"):
-        figures[f"{head} on lfw"] = evaluate.accuracy_report(
-            outputs[head], lfw.labels[head][index], net.spec.head(head).class_labels
-        )
-    figures["verification on lfw"] = verify(outputs["embedding"], lfw, index, pairs)
+    for faces in (utkface, ferplus, lfw):
+        cases = examine(fast, faces, faces.held_out, CLASSES)
+        report = evaluate.measure(fast.spec, cases)
+        figures |= {f"{head} on {faces.name}": row for head, row in report["heads"].items()}
+        figures[f"groups on {faces.name}"] = report["groups"]
+        if faces is lfw:
+            figures["verification on lfw"] = verify(cases, pairs)
     return figures
 
 
-def groups_of(spec: NetworkSpec, labels: dict[str, np.ndarray], years: np.ndarray) -> dict[str, np.ndarray]:
-    """Members of each gender, age band and ethnicity."""
-    groups = {name: labels["gender"] == i for i, name in enumerate(spec.head("gender").class_labels)}
-    bands = ((0, 2), (3, 7), (8, 14), (15, 24), (25, 37), (38, 59), (60, 200), (0, 14), (15, 200))
-    for low, high in bands:
-        groups[f"{low}-{high} years" if high < 200 else f"{low}+ years"] = (years >= low) & (years <= high)
-    ethnicity = spec.head("ethnicity")
-    groups |= {name: labels["ethnicity"] == i for i, name in enumerate(ethnicity.class_labels) if ethnicity.trained[i]}
-    groups["other or unknown ethnicity"] = labels["ethnicity"] == UNKNOWN
-    return groups
-
-
-def verify(embedding: np.ndarray, lfw: FaceSet, index: np.ndarray, pairs: Path, splits: int = 10) -> dict[str, Any]:
-    """LFW's protocol on the pairs whose two faces are held out."""
-    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    place = {Path(lfw.names[i]).stem: row for row, i in enumerate(index)}
-    cosines, same = [], []
-    for row in read_rows(pairs):
-        a, b = (place.get(f"{row[f'person_{x}']}_{int(row[f'image_{x}']):04d}") for x in "ab")
-        if a is not None and b is not None:
-            cosines.append(float(unit[a] @ unit[b]))
-            same.append(row["same"] == "1")
-    split = np.random.default_rng(0).permutation(len(same)) % splits
-    return evaluate.verification(np.array(cosines), np.array(same), split)
+def verify(cases: Cases, path: Path, splits: int = 10) -> dict[str, Any]:
+    """LFW's protocol on the pairs whose two faces are held out: few of its ten folds, hence parts drawn from them."""
+    pairs = read_pairs(path)
+    held_out = (pairs.rows(cases.files) >= 0).all(1)
+    split = np.zeros(len(pairs), int)
+    split[held_out] = np.random.default_rng(0).permutation(held_out.sum()) % splits
+    return evaluate.verification_report([cases], dataclasses.replace(pairs, split=split), allow_missing=True)
 
 
 def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500) -> None:
@@ -120,7 +90,7 @@ def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500
     _, person, counts = np.unique(lfw.people[index], return_inverse=True, return_counts=True)
     index = index[counts[person] > 1]
     index = np.random.default_rng(seed).permutation(index)[:most]
-    embedding = evaluate.predict(net, lfw, index)["embedding"].astype(np.float64)
+    embedding = predict(FastForward.from_module(net), lfw, index)["embedding"].astype(np.float64)
     matrix, mean = within_person_whitening(embedding, lfw.people[index])
     transform_embedding(net, matrix, mean, embedding)
 
@@ -136,13 +106,8 @@ def int8_scales(
         crops.append(render(faces, np.sort(index), size))
     scaled = with_int8_ranges(weights, np.concatenate(crops), threads)
     networks = [FastForward(scaled, dtype=dtype, threads=threads) for dtype in ("int8", "float32")]
-    parts: list[list[dict[str, np.ndarray]]] = [[], []]
     index = utkface.held_out
-    for start in range(0, len(index), 64):
-        unseen = render(utkface, index[start : start + 64], size)
-        for network, part in zip(networks, parts, strict=True):
-            part.append(network(unseen))
-    int8, exact = ({name: np.concatenate([p[name] for p in part]) for name in part[0]} for part in parts)
+    int8, exact = (predict(network, utkface, index) for network in networks)
     heads = {name: dataclasses.asdict(deviation) for name, deviation in deviations(scaled.spec, int8, exact).items()}
     return scaled, {"images": sum(map(len, crops)), "n": len(index), "heads": heads}
 

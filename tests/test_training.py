@@ -10,9 +10,19 @@ cv2 = pytest.importorskip("cv2")
 
 from training_data import drawn_face, tiny_spec, write_data  # noqa: E402
 
-from faceattr_fast import reference  # noqa: E402
+from faceattr_fast import FastForward, reference  # noqa: E402
 from faceattr_fast.spec import AGE_LABELS, ETHNICITY_LABELS  # noqa: E402
-from faceattr_fast.training import augment, datasets, embedding, evaluate, labels, schedule, splits, trainer  # noqa: E402
+from faceattr_fast.training import (  # noqa: E402
+    augment,
+    cases,
+    datasets,
+    embedding,
+    labels,
+    protocols,
+    schedule,
+    splits,
+    trainer,
+)
 
 # --- splits -----------------------------------------------------------------------------------------------------------
 
@@ -148,8 +158,10 @@ def test_a_short_run_lowers_the_loss(sets, tmp_path):
     assert last["gender"] < 0.8 * first["gender"]
     assert last["identity"] < first["identity"]
     trainer.estimate_norms(averaged, sets, images=60, batch=12)
-    outputs = evaluate.predict(averaged, sets[0], sets[0].held_out)
-    report = evaluate.accuracy_report(outputs["gender"], sets[0].labels["gender"][sets[0].held_out], ("female", "male"))
+    outputs = cases.predict(FastForward.from_module(averaged), sets[0], sets[0].held_out)
+    report = protocols.accuracy_report(
+        outputs["gender"], sets[0].labels["gender"][sets[0].held_out], ("female", "male")
+    )
     assert report["accuracy"] >= 0.75
 
 
@@ -276,17 +288,17 @@ def test_verification_chooses_its_threshold_on_the_other_splits():
     rng = np.random.default_rng(0)
     same = np.arange(400) % 2 == 0
     cosines = np.where(same, 0.6, 0.2) + rng.normal(0, 0.01, 400)
-    report = evaluate.verification(cosines, same, np.arange(400) // 2 % 10)
+    report = protocols.verification(cosines, same, np.arange(400) // 2 % 10)
     assert report["accuracy"] > 0.99
     assert report["area under curve"] == 1
     assert cosines[~same].max() < report["threshold"] < cosines[same].min()
     guesses = rng.normal(size=400)
-    chance = evaluate.verification(guesses, same, np.arange(400) // 2 % 10)
+    chance = protocols.verification(guesses, same, np.arange(400) // 2 % 10)
     assert 0.35 < chance["accuracy"] < 0.65
     # The threshold that is shipped has seen every answer: it looks better than it is, and the accuracy is not its.
     assert np.mean((guesses >= chance["threshold"]) == same) > chance["accuracy"]
     with pytest.raises(ValueError, match="two splits"):
-        evaluate.verification(guesses, same, np.zeros(400, int))
+        protocols.verification(guesses, same, np.zeros(400, int))
 
 
 def test_the_threshold_is_the_best_there_is():
@@ -294,8 +306,8 @@ def test_the_threshold_is_the_best_there_is():
     same = rng.random(60) < 0.5
     cosines = np.round(rng.normal(0.2 * same, 0.3), 2)  # rounded: some pairs are alike
     right = [np.mean((cosines >= t) == same) for t in np.linspace(-1, 1, 2001)]
-    assert np.mean((cosines >= evaluate.best_threshold(cosines, same)) == same) == max(right)
-    assert evaluate.best_threshold(np.array([0.1, 0.3]), np.array([False, True])) == pytest.approx(0.2)
+    assert np.mean((cosines >= protocols.best_threshold(cosines, same)) == same) == max(right)
+    assert protocols.best_threshold(np.array([0.1, 0.3]), np.array([False, True])) == pytest.approx(0.2)
 
 
 def test_whitening_makes_the_scatter_within_people_round():

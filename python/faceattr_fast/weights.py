@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -188,26 +188,38 @@ def write_weights(path: str | PathLike[str], weights: Weights, dtype: str = "flo
     _replace(path, data)
 
 
-def copy_weights(source: str | PathLike[str], path: str | PathLike[str], changes: Mapping[str, Any]) -> None:
+def copy_weights(
+    source: str | PathLike[str],
+    path: str | PathLike[str],
+    changes: Mapping[str, Any],
+    thresholds: Mapping[str, tuple[float, ...]] | None = None,
+) -> None:
     """Copy a weights file with other metadata: tensors byte for byte, of whatever type.
 
     Args:
         source: weights file; may be ``path`` itself.
         path: file to write, replaced only once the new one is complete.
         changes: entries of the metadata, which replace those of the same name; never ``spec`` or ``format``.
+        thresholds: head → its thresholds, all that may change about the network.
 
     Raises:
         FileNotFoundError: there is no such file.
         WeightsError: ``source`` is damaged.
-        ValueError: ``changes`` hold what belongs to the tensors.
+        ValueError: ``changes`` hold what belongs to the tensors; there is no such head, or it has another number of
+            classes.
     """
     if reserved := changes.keys() & {"spec", "format"}:
         raise ValueError(f"changes: {', '.join(sorted(reserved))} cannot be changed without the tensors")
     data = Path(source).read_bytes()
-    parse_weights(data, str(source))
+    spec = parse_weights(data, str(source)).spec
+    for name, values in (thresholds or {}).items():
+        head = replace(spec.head(name), thresholds=values)
+        spec = replace(spec, heads=tuple(head if other.name == name else other for other in spec.heads))
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     entry = _metadata(data, str(source)) | dict(changes)
+    if thresholds:
+        entry["spec"] = json.loads(spec.to_json())
     header["__metadata__"][METADATA_KEY] = json.dumps(entry)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import bench, doctor, export_onnx, predict, quantize, tune, verify
+from . import bench, calibrate, doctor, evaluate, export_onnx, predict, quantize, tune, verify
 from .usage import UsageError
 
 __all__ = ["main"]
@@ -19,6 +19,8 @@ __all__ = ["main"]
 _COMMANDS = {
     "predict": predict,
     "verify": verify,
+    "evaluate": evaluate,
+    "calibrate": calibrate,
     "quantize": quantize,
     "bench": bench,
     "tune": tune,

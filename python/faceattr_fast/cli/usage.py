@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, WeightsError
 from ..formats import DTYPES
@@ -19,6 +19,7 @@ __all__ = [
     "UsageError",
     "add_analyzer_arguments",
     "add_detector_arguments",
+    "add_dtype_argument",
     "add_threads_argument",
     "add_weights_argument",
     "counts",
@@ -62,6 +63,10 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="default: the CPUs that this process may use")
 
 
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", metavar="FORMAT", help=f"{', '.join(DTYPES)} (default: float32 on the CPU)")
+
+
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default="auto", choices=("auto", "yunet", "haar"), help="default: auto")
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="YuNet's model file")
@@ -72,7 +77,7 @@ def add_analyzer_arguments(parser: argparse.ArgumentParser) -> None:
     """Network and detector."""
     add_weights_argument(parser)
     parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--dtype", metavar="FORMAT", help=f"{', '.join(DTYPES)} (default: float32 on the CPU)")
+    add_dtype_argument(parser)
     add_threads_argument(parser)
     add_detector_arguments(parser)
 
@@ -90,13 +95,14 @@ def weights_path(arguments: argparse.Namespace) -> Path:
 def load_analyzer(arguments: argparse.Namespace, heads: list[str] | None, sensitive: bool = False) -> FaceAnalyzer:
     """The analyzer of the arguments; UsageError where a part of it is wrong or not there."""
     from ..photo import DetectorError, FaceAnalyzer
+    from ..photo.detectors import NoDetector
 
     weights = weights_path(arguments)
     with usage_errors(DetectorError):
         return FaceAnalyzer.load(
             weights=weights,
             sensitive=sensitive,
-            detector=_NoDetector() if arguments.crops else arguments.detector,
+            detector=NoDetector() if arguments.crops else arguments.detector,
             detector_model=arguments.detector_model,
             device=arguments.device,
             dtype=arguments.dtype,
@@ -113,12 +119,3 @@ def usage_errors(*more: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         raise UsageError(str(error)) from error
-
-
-class _NoDetector:
-    """Stands where crops are given: no detector has to be there for them."""
-
-    name = "none"
-
-    def detect(self, image: Any) -> list[Any]:
-        raise RuntimeError("these pictures are crops: they need no detector")

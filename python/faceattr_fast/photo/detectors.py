@@ -192,6 +192,15 @@ class YuNetDetector:
         return found
 
 
+class NoDetector:
+    """Stands where the pictures are cropped faces: no detector has to be there for them."""
+
+    name = "none"
+
+    def detect(self, image: Any) -> list[Detection]:
+        raise RuntimeError("these pictures are crops: they need no detector")
+
+
 def find_detector(detector: str | Detector = "auto", model: str | PathLike[str] | None = None) -> Detector:
     """A detector by name.
 

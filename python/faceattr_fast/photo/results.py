@@ -154,6 +154,15 @@ def probabilities(head: HeadSpec, logits: ArrayLike) -> NDArray[np.float64]:
     return p
 
 
+def qualifies(head: HeadSpec, p: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which classes may be the answer, [..., classes]: those with training data that reach their threshold."""
+    if head.thresholds is not None:
+        thresholds = np.array(head.thresholds)
+    else:
+        thresholds = np.full(head.classes, _SIGMOID_THRESHOLD if head.kind == "sigmoid" else 0.0)
+    return _trained(head) & (p >= thresholds)  # false for NaN
+
+
 def interpret(spec: NetworkSpec, outputs: Mapping[str, ArrayLike]) -> dict[str, Attribute]:
     """Answers for one face.
 
@@ -204,11 +213,7 @@ def _answer(head: HeadSpec, logits: ArrayLike) -> Attribute:
     if p.ndim != 1:
         raise ValueError(f"head {head.name!r}: logits of one face must be [{head.classes}], got {list(p.shape)}")
     trained, labels = _trained(head), head.class_labels
-    if head.thresholds is not None:
-        thresholds = np.array(head.thresholds)
-    else:
-        thresholds = np.full(head.classes, _SIGMOID_THRESHOLD if head.kind == "sigmoid" else 0.0)
-    qualified = trained & (p >= thresholds)  # false for NaN
+    qualified = qualifies(head, p)
     eligible = qualified if qualified.any() else trained
     best = int(np.argmax(np.where(eligible, p, -1.0)))
     return Attribute(

@@ -1,128 +1,245 @@
-"""Measurements on faces that training never saw: accuracy overall and by group, age error, verification."""
+"""Measurements on faces that training never saw: attributes overall and by group, identities, verification."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..reference import FaceAttrNet
-from ..spec import AGE_LABELS
-from .augment import render
-from .datasets import FaceSet
-from .labels import UNKNOWN, expected_age
-from .trainer import pixels_of
+from ..photo.results import qualifies
+from ..spec import HeadSpec, NetworkSpec, years_of_label
+from . import protocols
+from .cases import Cases
+from .labels import UNKNOWN, age_centres
+from .pairs import Pairs
 
-__all__ = ["accuracy_report", "groups_report", "predict", "verification"]
+__all__ = [
+    "calibrated", "groups_of", "groups_report", "head_report", "identity_report", "measure", "operating_point",
+    "verification_report",
+]  # fmt: skip
 
+HELD_OUT_IMAGES = 5
+"""Pictures per person on which identities are measured."""
 
-@torch.no_grad()
-def predict(net: FaceAttrNet, faces: FaceSet, indices: np.ndarray, batch: int = 32) -> dict[str, np.ndarray]:
-    """Outputs for pictures of a set at the network's input size, without jitter: float32 [n, …] per output."""
-    net.eval()
-    outputs: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(indices), batch):
-        crops = render(faces, indices[start : start + batch], net.spec.pixels.size)
-        for name, value in net(pixels_of(crops, net.spec)).items():
-            outputs.setdefault(name, []).append(value.numpy())
-    return {name: np.concatenate(values) for name, values in outputs.items()}
+AGE_BANDS = ((0, 2), (3, 7), (8, 14), (15, 24), (25, 37), (38, 59), (60, 200), (0, 14), (15, 200))
+"""Years, first and last, of the groups by age; the last two are children and all others."""
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+def measure(spec: NetworkSpec, cases: Cases, identities: Sequence[str] | None = None) -> dict[str, Any]:
+    """Everything that the labels of a set allow to measure.
 
+    Args:
+        spec: of the network.
+        cases: faces with labels and answers.
+        identities: whom the classes of the identity layer stand for.
 
-def accuracy_report(logits: np.ndarray, labels: np.ndarray, class_labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy over the faces whose label is known, their number, and per class number, recall, predictions."""
-    known = labels != UNKNOWN
-    best, truth = logits[known].argmax(1), labels[known]
-    classes = {
-        name: {
-            "n": int((truth == i).sum()),
-            "recall": _share(best[truth == i] == i),
-            "predicted": int((best == i).sum()),
-        }
-        for i, name in enumerate(class_labels)
-    }
-    return {"accuracy": _share(best == truth), "n": int(known.sum()), "classes": classes}
-
-
-def age_report(logits: np.ndarray, labels: np.ndarray, years: np.ndarray) -> dict[str, Any]:
-    """The same for ages, with the share within one bin and the mean error in years of the expected age."""
-    report = accuracy_report(logits, labels, AGE_LABELS)
-    known = labels != UNKNOWN
-    report["within one bin"] = _share(np.abs(logits[known].argmax(1) - labels[known]) <= 1)
-    report["mean error in years"] = float(np.abs(expected_age(softmax(logits[known])) - years[known]).mean())
+    Returns:
+        ``heads``: one :func:`head_report` each; ``groups``: accuracy and age error within each; ``identity`` where
+        people are known.
+    """
+    heads = [spec.head(name) for name in cases.probabilities]
+    report: dict[str, Any] = {"name": cases.name, "faces": len(cases), **cases.info, "heads": {}}
+    for head in heads:
+        report["heads"][head.name] = head_report(head, cases)
+        if head.name in cases.left_out:
+            report["heads"][head.name]["left out"] = cases.left_out[head.name]
+    if heads:
+        report["groups"] = groups_report(spec, cases, groups_of(spec, cases))
+    if (cases.people != "").any() and (cases.embedding is not None or cases.identity is not None):
+        report["identity"] = identity_report(cases, identities)
     return report
 
 
-def groups_report(
-    outputs: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    groups: dict[str, np.ndarray],
-    years: np.ndarray | None,
-) -> dict[str, dict[str, Any]]:
-    """Accuracy of each head within each group (name → [n] booleans), and the age error."""
+def head_report(head: HeadSpec, cases: Cases) -> dict[str, Any]:
+    """One attribute: accuracy, confusion, calibration; for ages also the error in years; the operating point.
+
+    The accuracy is that of the most probable class, whether or not it reaches its threshold. ``operating point`` is
+    there for heads with thresholds, and for those whose classes stand on their own: rates over all (image, class)
+    pairs, and ``answered``, the answers that :class:`faceattr_fast.FaceAnalyzer` gives instead of abstaining.
+    """
+    p, labels = cases.probabilities[head.name], cases.labels[head.name]
+    report = protocols.accuracy_report(p, labels, head.class_labels)
+    known = labels != UNKNOWN
+    right = p[known].argmax(1) == labels[known]
+    report["calibration"] = protocols.calibration(p[known].max(1, initial=0), right)
+    if _has_years(head):
+        near = np.abs(p[known].argmax(1) - labels[known]) <= 1
+        report["within one bin"] = protocols.share(near)
+        error = age_errors(head, cases, np.ones(len(cases), bool))
+        report["mean error in years"] = float(error.mean()) if len(error) else None
+        report["interval of the error"] = protocols.bootstrap_mean(error)
+        report["faces with years"] = len(error)
+    if head.thresholds is not None or head.kind == "sigmoid":
+        report["operating point"] = operating_point(head, cases)
+    return report
+
+
+def trained_classes(head: HeadSpec) -> np.ndarray:
+    """Indices of the classes that had training data."""
+    return np.arange(head.classes) if head.trained is None else np.flatnonzero(head.trained)
+
+
+def operating_point(head: HeadSpec, cases: Cases) -> dict[str, Any]:
+    """Rates of one head at its thresholds, over its trained classes and the faces whose label is known."""
+    known, positive = cases.positives(head)
+    p, positive, classes = cases.probabilities[head.name][known], positive[known], trained_classes(head)
+    said = qualifies(head, p)
+    report = protocols.operating_point(said[:, classes], positive[:, classes], [head.class_labels[i] for i in classes])
+    if head.thresholds is not None:
+        for i, row in zip(classes, report["classes"].values(), strict=True):
+            row["threshold"] = head.thresholds[i]
+    answered = said.any(1)
+    best = np.where(said, p, -1.0).argmax(1)
+    right = positive[np.arange(len(p)), best][answered]
+    report["answered"] = {
+        "accuracy": protocols.share(right),
+        "interval": protocols.wilson(int(right.sum()), len(right)),
+        "n": len(right),
+    }
+    return report
+
+
+def calibrated(head: HeadSpec, cases: Cases, target: float) -> HeadSpec:
+    """The head with thresholds that these faces choose, :func:`.protocols.choose_thresholds` per trained class.
+
+    Raises:
+        ValueError: there is no label of this head, or a class has no face of another class.
+    """
+    if head.name not in cases.probabilities:
+        raise ValueError(f"{cases.name} has no labels of {head.name!r}")
+    known, positive = cases.positives(head)
+    classes = trained_classes(head)
+    p = cases.probabilities[head.name][known]
+    thresholds = np.ones(head.classes)  # classes without training data are never answered, whatever stands there
+    thresholds[classes] = protocols.choose_thresholds(
+        p[:, classes], positive[known][:, classes], target, [head.class_labels[i] for i in classes]
+    )
+    return replace(head, thresholds=tuple(thresholds.tolist()))
+
+
+def _has_years(head: HeadSpec) -> bool:
+    return head.name == "age" and head.kind == "softmax" and None not in map(years_of_label, head.class_labels)
+
+
+def age_errors(head: HeadSpec, cases: Cases, members: np.ndarray) -> np.ndarray:
+    """Absolute errors in years of the expected age over the bins' centres, of the members whose age is known."""
+    chosen = members & (cases.years != UNKNOWN)
+    expected = cases.probabilities[head.name][chosen] @ age_centres(head.class_labels)
+    return np.abs(expected - cases.years[chosen])
+
+
+def groups_of(spec: NetworkSpec, cases: Cases) -> dict[str, np.ndarray]:
+    """Members, [n] booleans, of each gender, age band and ethnicity that the labels tell, by name.
+
+    Bands are of years where the set knows them, else the bins of the age labels. Groups without a member are left out.
+    """
+    groups: dict[str, np.ndarray] = {}
+    known = {head.name: head for head in spec.heads if head.name in cases.labels}
+    if "gender" in known:
+        groups |= _by_class(known["gender"], cases)
+    if (cases.years != UNKNOWN).any():
+        for low, high in AGE_BANDS:
+            name = f"{low}-{high} years" if high < 200 else f"{low}+ years"
+            groups[name] = (cases.years >= low) & (cases.years <= high)
+    elif "age" in known:
+        groups |= {f"{name} years": members for name, members in _by_class(known["age"], cases).items()}
+    if "ethnicity" in known:
+        groups |= _by_class(known["ethnicity"], cases)
+        groups["other or unknown ethnicity"] = ~cases.positives(known["ethnicity"])[0]
+    return {name: members for name, members in groups.items() if members.any()}
+
+
+def _by_class(head: HeadSpec, cases: Cases) -> dict[str, np.ndarray]:
+    _, table = cases.positives(head)
+    return {head.class_labels[i]: table[:, i] for i in trained_classes(head)}
+
+
+def groups_report(spec: NetworkSpec, cases: Cases, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Accuracy of each head within each group, and the age error; ``intervals`` and ``counts`` of each."""
     table: dict[str, dict[str, Any]] = {}
     for group, members in groups.items():
         row: dict[str, Any] = {"n": int(members.sum())}
-        for head, truth in labels.items():
+        intervals: dict[str, Any] = {}
+        counts: dict[str, int] = {}
+        for name, p in cases.probabilities.items():
+            truth = cases.labels[name]
             known = members & (truth != UNKNOWN)
-            row[head] = _share(outputs[head][known].argmax(1) == truth[known])
-        if years is not None and members.any():
-            error = expected_age(softmax(outputs["age"][members])) - years[members]
-            row["mean error in years"] = float(np.abs(error).mean())
-        table[group] = row
+            right = p[known].argmax(1) == truth[known]
+            row[name] = protocols.share(right)
+            intervals[name], counts[name] = protocols.wilson(int(right.sum()), len(right)), len(right)
+        if "age" in cases.probabilities and _has_years(spec.head("age")):
+            error = age_errors(spec.head("age"), cases, members)
+            if len(error):
+                row["mean error in years"] = float(error.mean())
+                intervals["mean error in years"] = protocols.bootstrap_mean(error)
+                counts["mean error in years"] = len(error)
+        table[group] = row | {"intervals": intervals, "counts": counts}
     return table
 
 
-def verification(cosines: np.ndarray, same: np.ndarray, split: np.ndarray) -> dict[str, Any]:
-    """Same person or not, by cosine.
+def identity_report(cases: Cases, identities: Sequence[str] | None = None) -> dict[str, Any]:
+    """Who is it? Top 1 and top 5 on five held-out pictures per person, and by what ``method``.
 
-    ``accuracy`` judges each split by the threshold of all others, as LFW's protocol asks. ``threshold``, the one to
-    ship, is that of all pairs; the accuracy is not measured with it, since it has seen every answer.
+    With the identity layer where there is one and its classes are known: all pictures here are held out, and at most
+    five per person count. Otherwise by the nearest mean of embeddings: of everyone with more than five pictures here
+    five are asked for, and the mean of the others is what is known of the person; nobody needs to have been trained
+    on.
 
     Args:
-        cosines: float [n].
-        same: [n] booleans.
-        split: [n], which part a pair belongs to.
-
-    Raises:
-        ValueError: fewer than two splits.
+        cases: with embedding, or with identity.
+        identities: whom the classes of the identity layer stand for.
     """
-    parts = np.unique(split)
-    if len(parts) < 2:
-        raise ValueError(f"split: expected pairs in at least two splits, got {len(same)} pairs in {len(parts)}")
-    right = np.zeros(len(same), bool)
-    for part in parts:
-        others = split != part
-        right[~others] = (cosines[~others] >= best_threshold(cosines[others], same[others])) == same[~others]
-    order = np.argsort(cosines)
-    ranks = np.empty(len(same))
-    ranks[order] = np.arange(1, len(same) + 1)
-    positives_n, negatives_n = int(same.sum()), int((~same).sum())
-    area = (ranks[same].sum() - positives_n * (positives_n + 1) / 2) / max(1, positives_n * negatives_n)
+    if cases.identity is not None and identities is not None:
+        place = {person: i for i, person in enumerate(identities)}
+        truth = np.array([place.get(person, UNKNOWN) for person in cases.people])
+        kept = protocols.first_of_each(np.where(truth == UNKNOWN, "", cases.people), HELD_OUT_IMAGES)
+        report = protocols.identification(cases.identity[kept], truth[kept])
+        return {"method": "identity layer", **report}
+    if cases.embedding is None:
+        return {"method": "none: there is neither an embedding nor a name for each class of the identity layer"}
+    held = protocols.hold_out(cases.people, HELD_OUT_IMAGES)
+    if not held.any():
+        return {"method": "none", "reason": f"nobody has more than {HELD_OUT_IMAGES} pictures here"}
     return {
-        "accuracy": _share(right),
-        "n": len(same),
-        "area under curve": float(area),
-        "threshold": best_threshold(cosines, same),
+        "method": "nearest mean of embeddings",
+        **protocols.identification(*protocols.nearest_mean(cases.embedding.astype(np.float64), cases.people, held)),
     }
 
 
-def best_threshold(cosines: np.ndarray, same: np.ndarray) -> float:
-    """The cosine from which on to say "the same person", so that most of these pairs are right; at least one pair."""
-    candidates = np.sort(cosines)
-    positives, negatives = np.sort(cosines[same]), np.sort(cosines[~same])
-    # Pairs that are right for every candidate at once: pairs at or above it are called the same.
-    hits = len(positives) - np.searchsorted(positives, candidates) + np.searchsorted(negatives, candidates)
-    best = int(hits.argmax())
-    # Halfway to the pair below, where there is most room for rounding on both sides.
-    return float(candidates[max(best - 1, 0) : best + 1].mean())
+def verification_report(sets: Sequence[Cases], pairs: Pairs, allow_missing: bool = False) -> dict[str, Any]:
+    """The protocol of :func:`.protocols.verification` on the embeddings of one or more sets.
 
+    Pairs with a face in another split of its set are left out: training may have seen it.
 
-def _share(hits: np.ndarray) -> float | None:
-    return float(np.mean(hits)) if len(hits) else None
+    Args:
+        sets: with embeddings.
+        pairs: by picture.
+        allow_missing: leave out pairs of pictures that no set has, instead of raising.
+
+    Raises:
+        ValueError: pictures are missing, or what is left is not enough for the protocol.
+    """
+    sets = [cases for cases in sets if cases.embedding is not None]
+    inside = [file for cases in sets for file in cases.files]
+    rows = pairs.rows(inside + [file for cases in sets for file in cases.outside])
+    missing = (rows == -1).any(1)
+    if missing.any() and not allow_missing:
+        names = sorted({name for pair, row in zip(zip(pairs.a, pairs.b, strict=True), rows, strict=True)
+                        for name, i in zip(pair, row, strict=True) if i == -1})  # fmt: skip
+        raise ValueError(
+            f"pairs: {len(names)} pictures of {int(missing.sum())} of the {len(pairs)} pairs are in no set: "
+            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}; --allow-missing leaves these pairs out"
+        )
+    elsewhere = ~missing & (rows >= len(inside)).any(1)
+    use = ~missing & ~elsewhere
+    if not use.any():
+        raise ValueError(f"pairs: of {len(pairs)} pairs none has both faces in the split that is measured")
+    embedding = np.concatenate([cases.embedding for cases in sets if cases.embedding is not None]).astype(np.float64)
+    unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    cosines = np.einsum("ij,ij->i", unit[rows[use, 0]], unit[rows[use, 1]])
+    return {
+        **protocols.verification(cosines, pairs.same[use], pairs.split[use]),
+        "left out": {"of another split": int(elsewhere.sum()), "missing": int(missing.sum())},
+    }
