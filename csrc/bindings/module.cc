@@ -28,6 +28,13 @@ std::vector<Value> to_vector(const py::array_t<Value, py::array::c_style>& array
   return {array.data(), array.data() + array.size()};
 }
 
+Format float_format(const std::string& name) {
+  if (name == "float32") return Format::kFloat;
+  if (name == "bfloat16") return Format::kBfloat16;
+  if (name == "float16") return Format::kHalf;
+  throw py::value_error("unknown format of floats: " + name);
+}
+
 std::string shape_text(const py::array& array) { return py::str(py::tuple(array.attr("shape"))).cast<std::string>(); }
 
 void require_contiguous(const py::array& array, const std::string& name) {
@@ -129,12 +136,12 @@ PYBIND11_MODULE(_core, m) {
            py::arg("pixels"), py::arg("mean"), py::arg("scale"))
       .def(
           "tensor",
-          [](Plan& plan, int height, int width, int channels, bool bfloat16) {
-            plan.tensors.push_back({height, width, channels, bfloat16 ? Format::kBfloat16 : Format::kFloat});
+          [](Plan& plan, int height, int width, int channels, const std::string& floats) {
+            plan.tensors.push_back({height, width, channels, float_format(floats)});
             return static_cast<int>(plan.tensors.size()) - 1;
           },
-          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("bfloat16") = false,
-          "Of floats. Returns the tensor's index.")
+          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("floats") = "float32",
+          "Of floats: float32, bfloat16 or float16. Returns the tensor's index.")
       .def(
           "integer_tensor",
           [](Plan& plan, int height, int width, const FloatArray& scale, int low) {

@@ -87,7 +87,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
 
 def _tensor(core: _core.Plan, shape: TensorShape) -> int:
     if shape.integers is None:
-        return core.tensor(shape.height, shape.width, shape.channels, shape.bfloat16)
+        return core.tensor(shape.height, shape.width, shape.channels, shape.floats)
     return core.integer_tensor(
         shape.height, shape.width, np.array(shape.integers.scale, np.float32), shape.integers.low
     )
