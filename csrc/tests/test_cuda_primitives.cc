@@ -6,10 +6,11 @@
 
 #include "base/bfloat16.h"
 #include "check.h"
-#include "cuda/launch.h"
+#include "cuda_kernels.h"
 
 namespace cuda = faceattr::cuda;
 using cuda::emulator::GlobalArray;
+using namespace cuda::test;
 
 namespace {
 
@@ -34,38 +35,6 @@ void launch_at_seeds(const cuda::LaunchConfig& config, const typename Kernel::Pa
   }
 }
 
-// Two matrices of 8x8, read plainly and transposed by one, two and four.
-struct LoadMatrix {
-  static constexpr const char* kName = "load_matrix_test";
-  static constexpr int kMaxThreads = 32, kMinBlocks = 1;
-  struct Params {
-    const cuda::Vec16* src;  // [32] rows: four matrices
-    uint32_t* dst;           // [2][7][32]
-  };
-  template <int X>
-  static FA_DEVICE void both(const Params& params, int at) {
-    const int lane = cuda::lane_index();
-    const cuda::SharedAddress row = cuda::shared_base() + 16u * static_cast<uint32_t>(lane % (8 * X));
-    uint32_t plain[X], transposed[X];
-    cuda::load_matrix(row, plain);
-    cuda::load_matrix_transposed(row, transposed);
-    for (int i = 0; i < X; ++i) {
-      cuda::store_global(params.dst + (at + i) * 32 + lane, plain[i]);
-      cuda::store_global(params.dst + (7 + at + i) * 32 + lane, transposed[i]);
-    }
-  }
-  static FA_DEVICE void run(const Params& params) {
-    const int lane = cuda::lane_index();
-    cuda::copy_async_16(cuda::shared_base() + 16u * static_cast<uint32_t>(lane), params.src + lane, true);
-    cuda::copy_async_commit();
-    cuda::copy_async_wait<0>();
-    cuda::sync_block();
-    both<1>(params, 0);
-    both<2>(params, 1);
-    both<4>(params, 3);
-  }
-};
-
 FA_TEST(load_matrix_gives_each_lane_two_neighbours) {
   const auto bits = random_bits<uint16_t>(4 * 64, 1);
   GlobalArray<cuda::Vec16> src(32);
@@ -88,35 +57,6 @@ FA_TEST(load_matrix_gives_each_lane_two_neighbours) {
     }
   });
 }
-
-// dst[16][8] = src_a[16][32 bytes] * src_b[32 bytes][8], fragments gathered by hand from row-major matrices.
-template <class T>
-struct Mma {
-  static constexpr bool kWide = std::is_same_v<T, cuda::Float16> || std::is_same_v<T, cuda::Bfloat16>;
-  using Acc = std::conditional_t<kWide, float, int32_t>;
-  static constexpr const char* kName = "mma_test";
-  static constexpr int kMaxThreads = 32, kMinBlocks = 1;
-  struct Params {
-    const uint32_t* a;  // [16][8 words]
-    const uint32_t* b;  // [8][8 words]: transposed
-    const Acc* c;       // [16][8]
-    Acc* dst;           // [16][8]
-  };
-  static FA_DEVICE void run(const Params& params) {
-    const int lane = cuda::lane_index(), g = lane / 4, t = lane % 4;
-    uint32_t a[4], b[2];
-    Acc acc[4];
-    for (int i = 0; i < 4; ++i) a[i] = cuda::load_global(params.a + (g + 8 * (i % 2)) * 8 + t + 4 * (i / 2));
-    for (int i = 0; i < 2; ++i) b[i] = cuda::load_global(params.b + g * 8 + t + 4 * i);
-    for (int i = 0; i < 4; ++i) acc[i] = cuda::load_global(params.c + (g + 8 * (i / 2)) * 8 + 2 * t + i % 2);
-    if constexpr (kWide) {
-      cuda::mma_16x8x16<T>(acc, a, b);
-    } else {
-      cuda::mma_16x8x32<T>(acc, a, b);
-    }
-    for (int i = 0; i < 4; ++i) cuda::store_global(params.dst + (g + 8 * (i / 2)) * 8 + 2 * t + i % 2, acc[i]);
-  }
-};
 
 template <class T, class Value>
 void check_mma(const std::vector<uint8_t>& a_bytes, const std::vector<uint8_t>& b_bytes, Value a_value, Value b_value,
@@ -234,24 +174,23 @@ FA_TEST(scalar_functions_follow_ptx) {
   }
 }
 
-struct Shuffles {
-  static constexpr const char* kName = "shuffle_test";
-  static constexpr int kMaxThreads = 64, kMinBlocks = 1;
-  struct Params {
-    float* dst;  // [block][4][64]
-  };
-  static FA_DEVICE void run(const Params& params) {
-    const int thread = cuda::thread_index(), block = cuda::block_index().x + 3 * cuda::block_index().y;
-    const float value = static_cast<float>(1000 * block + thread);
-    float* const dst = params.dst + block * 256 + thread;
-    cuda::store_global(dst, cuda::shuffle_xor(value, 5));
-    cuda::store_global(dst + 64, cuda::shuffle_down(value, 20));
-    cuda::store_global(dst + 128, cuda::shuffle_from(value, 31 - cuda::lane_index()));
-    cuda::sync_warp();
-    cuda::store_global(dst + 192,
-                       static_cast<float>(cuda::warp_index() + cuda::grid_size().x * 10 + cuda::block_threads() * 100));
-  }
-};
+// The kernel gives what the functions give one by one.
+FA_TEST(scalar_functions_run_in_kernels) {
+  GlobalArray<float> src(96);
+  const auto bits = random_bits<uint32_t>(96, 13);
+  std::memcpy(src.data(), bits.data(), 384);
+  GlobalArray<uint32_t> dst(14 * 32);
+  cuda::LaunchConfig config;
+  config.dependent = true;
+  launch_at_seeds<Scalars>(config, {src.data(), dst.data()}, [&](uint32_t) {
+    for (size_t i = 0; i < 32; ++i) {
+      const float product = src[i] * src[32 + i];
+      FA_CHECK(std::isnan(product) || Scalars::bits(product) == dst[i]);
+      FA_CHECK(dst[7 * 32 + i] == cuda::pack2<cuda::Bfloat16>(src[i], src[32 + i]));
+      FA_CHECK(dst[12 * 32 + i] == static_cast<uint32_t>(cuda::dot4<int8_t>(bits[i], bits[32 + i], 1)));
+    }
+  });
+}
 
 FA_TEST(shuffles_and_indices) {
   GlobalArray<float> dst(6 * 256);
@@ -272,39 +211,6 @@ FA_TEST(shuffles_and_indices) {
   });
 }
 
-// A ring of three slots that copies fill ahead: thread t's chunks are read by its neighbour. Odd chunks are zeros.
-struct Ring {
-  static constexpr const char* kName = "ring_test";
-  static constexpr int kMaxThreads = 64, kMinBlocks = 1;
-  static constexpr int kSlots = 3;
-  struct Params {
-    const cuda::Vec16* src;  // [chunks][64]
-    cuda::Vec16* dst;        // [chunks][64]
-    int chunks;
-  };
-  static FA_DEVICE void issue(const Params& params, int chunk) {
-    if (chunk < params.chunks) {
-      const int thread = cuda::thread_index();
-      cuda::copy_async_16(slot(chunk, thread), params.src + chunk * 64 + thread, (chunk + thread) % 2 == 0);
-    }
-    cuda::copy_async_commit();
-  }
-  static FA_DEVICE cuda::SharedAddress slot(int chunk, int thread) {
-    return cuda::shared_base() + 16u * static_cast<uint32_t>(chunk % kSlots * 64 + thread);
-  }
-  static FA_DEVICE void run(const Params& params) {
-    const int neighbour = (cuda::thread_index() + 33) % 64;
-    for (int chunk = 0; chunk < kSlots - 1; ++chunk) issue(params, chunk);
-    for (int chunk = 0; chunk < params.chunks; ++chunk) {
-      cuda::copy_async_wait<kSlots - 2>();
-      cuda::sync_block();
-      issue(params, chunk + kSlots - 1);
-      cuda::store_global(params.dst + chunk * 64 + neighbour, cuda::load_shared<cuda::Vec16>(slot(chunk, neighbour)));
-    }
-    cuda::copy_async_wait<0>();
-  }
-};
-
 FA_TEST(copies_land_in_order_and_fill_with_zeros) {
   constexpr int kChunks = 10;
   const auto words = random_bits<uint32_t>(kChunks * 64 * 4, 12);
@@ -313,7 +219,7 @@ FA_TEST(copies_land_in_order_and_fill_with_zeros) {
   cuda::LaunchConfig config;
   config.threads = 64;
   config.shared_bytes = 3 * 64 * 16;
-  launch_at_seeds<Ring>(config, {src.data(), dst.data(), kChunks}, [&](uint32_t) {
+  launch_at_seeds<Ring<true>>(config, {src.data(), dst.data(), kChunks}, [&](uint32_t) {
     for (size_t i = 0; i < kChunks * 64; ++i) {
       const cuda::Vec16 zero = {0, 0, 0, 0};
       const cuda::Vec16& expected = (i / 64 + i % 64) % 2 == 0 ? src[i] : zero;
@@ -322,26 +228,6 @@ FA_TEST(copies_land_in_order_and_fill_with_zeros) {
     std::memset(static_cast<void*>(dst.data()), 0xff, dst.size() * 16);
   });
 }
-
-// Barrier 1 lets warp 1 hand a value to warp 0 without waiting.
-struct Handover {
-  static constexpr const char* kName = "handover_test";
-  static constexpr int kMaxThreads = 64, kMinBlocks = 1;
-  struct Params {
-    int* dst;  // [32]
-  };
-  static FA_DEVICE void run(const Params& params) {
-    const int lane = cuda::lane_index();
-    const cuda::SharedAddress at = cuda::shared_base() + 4u * static_cast<uint32_t>(lane);
-    if (cuda::warp_index() == 1) {
-      cuda::store_shared(at, lane * lane);
-      cuda::named_barrier_arrive(1, 64);
-    } else {
-      cuda::named_barrier_sync(1, 64);
-      cuda::store_global(params.dst + lane, cuda::load_shared<int>(at));
-    }
-  }
-};
 
 FA_TEST(named_barriers_hand_over) {
   GlobalArray<int> dst(32);
@@ -352,27 +238,6 @@ FA_TEST(named_barriers_hand_over) {
     for (int i = 0; i < 32; ++i) FA_CHECK(dst[static_cast<size_t>(i)] == i * i);
   });
 }
-
-// All blocks of a cooperative grid meet at a counter, then read what their neighbours wrote.
-struct GridBarrier {
-  static constexpr const char* kName = "grid_barrier_test";
-  static constexpr int kMaxThreads = 32, kMinBlocks = 1;
-  struct Params {
-    uint32_t* counter;
-    int* between;  // [blocks]
-    int* dst;      // [blocks]
-  };
-  static FA_DEVICE void run(const Params& params) {
-    const int block = cuda::block_index().x, blocks = cuda::grid_size().x;
-    if (cuda::thread_index() == 0) {
-      cuda::store_global(params.between + block, 3 * block);
-      cuda::add_release_global(params.counter, 1);
-      while (cuda::load_acquire_global(params.counter) < static_cast<uint32_t>(blocks)) {
-      }
-      cuda::store_global(params.dst + block, cuda::load_global(params.between + (block + 1) % blocks));
-    }
-  }
-};
 
 FA_TEST(cooperative_blocks_wait_for_each_other) {
   GlobalArray<uint32_t> counter(1);
