@@ -21,6 +21,7 @@ constexpr std::size_t kGraphs = 32;
 // copied while the other runs.
 constexpr int kStagedImages = 128;
 constexpr std::size_t kIdleStages = 16;
+constexpr std::size_t kAlignment = 256;  // of outputs in one block, as of memory
 
 Target target_of(const DeviceInfo& info, Kernels kernels) {
   const bool hopper = info.major == 9 && info.minor == 0;
@@ -60,7 +61,7 @@ struct Stage {
   const std::size_t pixel_bytes, output_bytes;
   const PinnedBlock pixels, outputs;
   const DeviceBlock device_pixels, device_outputs;
-  const OwnStream stream;  // goes first, and waits for what it was given
+  const OwnStream stream;              // goes first, and waits for what it was given
   std::int64_t first = 0, images = 0;  // whose results are on their way
 };
 
@@ -152,8 +153,23 @@ void CudaEngine::run(const Pixels& pixels, std::int64_t images, const std::vecto
                     });
 }
 
-void CudaEngine::State::run_chunk(const Pixels& pixels, int images, const std::vector<float*>& outputs,
-                                  Stream stream) {
+std::shared_ptr<DeviceMemory> CudaEngine::run(const Pixels& pixels, std::int64_t images,
+                                              std::vector<std::size_t>* offsets, Stream stream) const {
+  std::size_t bytes = 0;
+  for (const Output& output : state_->program.outputs()) {
+    offsets->push_back(bytes);
+    const std::size_t own = images * state_->program.output_floats(output) * sizeof(float);
+    bytes += (own + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  std::shared_ptr<DeviceMemory> memory = state_->pool->allocate(bytes, stream);
+  std::vector<float*> outputs;
+  for (const std::size_t offset : *offsets) outputs.push_back(reinterpret_cast<float*>(memory->data() + offset));
+  run(pixels, images, outputs, stream);
+  memory->mark_ready(stream);
+  return memory;
+}
+
+void CudaEngine::State::run_chunk(const Pixels& pixels, int images, const std::vector<float*>& outputs, Stream stream) {
   if (capturing(stream)) {
     program.enqueue(call(workspaces.keep(images), pixels, outputs.data(), images, stream));
     return;
@@ -294,16 +310,12 @@ std::vector<double> CudaEngine::profile(const Pixels& pixels, std::int64_t image
   return seconds;
 }
 
-std::shared_ptr<DeviceMemory> CudaEngine::allocate(std::size_t bytes, Stream stream) const {
-  return state_->pool->allocate(bytes, stream);
-}
-
 std::shared_ptr<DeviceMemory> CudaEngine::upload(const void* src, std::size_t bytes, Stream stream) const {
-  std::shared_ptr<DeviceMemory> memory = allocate(bytes, stream);
+  std::shared_ptr<DeviceMemory> memory = state_->pool->allocate(bytes, stream);
   const OnDevice on(state_->device);
   // Pageable memory is read before the call returns.
   copy_to_device(memory->data(), src, bytes, stream);
-  memory->mark_ready();
+  memory->mark_ready(stream);
   return memory;
 }
 
@@ -317,10 +329,10 @@ std::shared_ptr<DeviceMemory> CudaEngine::make_contiguous(const void* src, int i
   std::copy(strides.begin(), strides.end(), array.strides);
   std::size_t bytes = item_bytes;
   for (const std::int64_t size : shape) bytes *= size;
-  std::shared_ptr<DeviceMemory> memory = allocate(bytes, stream);
+  std::shared_ptr<DeviceMemory> memory = state_->pool->allocate(bytes, stream);
   const OnDevice on(state_->device);
   copy_contiguous(array, memory->data(), stream);
-  memory->mark_ready();
+  memory->mark_ready(stream);
   return memory;
 }
 

@@ -38,15 +38,17 @@ class CudaEngine {
   // holds `images` times output_floats(o) floats.
   void run(const Pixels& pixels, std::int64_t images, const std::vector<float*>& outputs, Stream stream) const;
 
-  // The same with pixels and outputs on the host: returns when the outputs are there.
+  // The same into new memory; output o begins at offsets[o], a multiple of 256 bytes.
+  std::shared_ptr<DeviceMemory> run(const Pixels& pixels, std::int64_t images, std::vector<std::size_t>* offsets,
+                                    Stream stream) const;
+
+  // run() with pixels and outputs on the host: returns when the outputs are there.
   void run_host(const Pixels& pixels, std::int64_t images, const std::vector<float*>& outputs) const;
 
   // run(), phase by phase; returns the seconds of each, summed over the images.
   std::vector<double> profile(const Pixels& pixels, std::int64_t images, const std::vector<float*>& outputs,
                               Stream stream) const;
 
-  // What work on `stream` will write, of `bytes`.
-  std::shared_ptr<DeviceMemory> allocate(std::size_t bytes, Stream stream) const;
   // A copy of `bytes` of the host in stream order; `src` may be changed as soon as this returns.
   std::shared_ptr<DeviceMemory> upload(const void* src, std::size_t bytes, Stream stream) const;
   // A C-contiguous copy of four axes of items of 1 or 4 bytes at `src`, `strides` items apart.

@@ -16,10 +16,13 @@ DeviceMemory::~DeviceMemory() { pool_->give_back({data_, bytes_, ready_, stream_
 
 int DeviceMemory::device() const { return pool_->device(); }
 
-void DeviceMemory::mark_ready() {
-  captured_ = capturing(stream_);
+void DeviceMemory::mark_ready(Stream stream) {
+  require_own_process(pool_->born());
+  const OnDevice on(device());
+  stream_ = stream;
+  captured_ = capturing(stream);
   if (captured_) return;  // the work is yet to come, whenever the graph is launched
-  record(ready_, stream_);
+  record(ready_, stream);
   marked_ = true;
 }
 

@@ -28,8 +28,8 @@ class DeviceMemory {
   Stream stream() const { return stream_; }
   int device() const;
 
-  // What `stream()` has been given by now writes the contents.
-  void mark_ready();
+  // What `stream` has been given by now writes the contents; it is the memory's stream from here on.
+  void mark_ready(Stream stream);
   // Lets work that `stream` is given from now on see the contents.
   void order_before(Stream stream) const;
   // Copies to the host, and waits for it.

@@ -29,6 +29,8 @@ struct DeviceInfo {
   std::size_t shared_bytes = 0;  // that a block may have at most
 };
 
+extern const bool kEmulated;
+
 // Devices of this process; where there are none, `reason` says why. Never throws.
 int device_count(std::string* reason);
 DeviceInfo device_info(int device);

@@ -1,5 +1,5 @@
-// The runtime of CUDA, linked statically. It loads the driver when it is first called, so the module imports where there
-// is none.
+// The runtime of CUDA, linked statically. It loads the driver when it is first called, so the module imports where
+// there is none.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -14,7 +14,9 @@
 namespace faceattr::cuda {
 namespace {
 
-std::string describe(cudaError_t error) { return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error); }
+std::string describe(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
 
 // Throws where `error` is one. Takes it off the thread's list, so that it is not met again by whoever looks next; an
 // error that sticks comes back by itself.
@@ -35,6 +37,8 @@ cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t native_event(Event event) { return static_cast<cudaEvent_t>(event); }
 
 }  // namespace
+
+const bool kEmulated = false;
 
 int device_count(std::string* reason) {
   int count = 0;
@@ -115,7 +119,9 @@ Event create_event() {
   return event;
 }
 void destroy_event(Event event) noexcept { (void)cudaEventDestroy(native_event(event)); }
-void record(Event event, Stream stream) { FA_CUDA_STREAM(cudaEventRecord(native_event(event), native(stream)), stream); }
+void record(Event event, Stream stream) {
+  FA_CUDA_STREAM(cudaEventRecord(native_event(event), native(stream)), stream);
+}
 void wait(Stream stream, Event event) {
   FA_CUDA_STREAM(cudaStreamWaitEvent(native(stream), native_event(event), 0), stream);
 }
@@ -142,7 +148,7 @@ void copy_to_host(void* dst, const void* src, std::size_t bytes, Stream stream) 
 // A kernel node whose parameters, one struct each, hold some of the pointers.
 struct PatchedNode {
   struct Place {
-    std::size_t word;    // of the struct, in units of 8 bytes
+    std::size_t word;     // of the struct, in units of 8 bytes
     std::size_t pointer;  // which one
     std::ptrdiff_t offset;
   };

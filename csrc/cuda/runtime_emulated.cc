@@ -38,6 +38,8 @@ std::mutex& blocks_mutex() {
 
 }  // namespace
 
+const bool kEmulated = true;
+
 int device_count(std::string*) { return static_cast<int>(std::size(kDevices)); }
 DeviceInfo device_info(int device) { return kDevices[device]; }
 

@@ -37,7 +37,8 @@ std::unique_ptr<Workspace> Workspaces::lease(int images, Stream stream) {
     }
   }
   if (found == nullptr) return make(images);
-  if (found->used) wait(stream, found->done.get());  // on the same stream too: a new stream may have the old one's handle
+  if (found->used)
+    wait(stream, found->done.get());  // on the same stream too: a new stream may have the old one's handle
   return found;
 }
 
