@@ -6,8 +6,6 @@
 
 namespace faceattr::cuda {
 
-struct Float8E4m3 {};
-
 // ---- Clusters: blocks next to each other in x.
 
 FA_DEVICE uint32_t cluster_rank();

@@ -1,0 +1,2 @@
+#include "cuda/primitives_sm90.h"
+int main() { return 0; }
