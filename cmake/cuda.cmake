@@ -1,0 +1,5 @@
+# What runs a plan on a GPU: host code, and launches of kernels, which nvcc compiles for the device (each has a .cu that
+# includes it) and any other compiler for the emulator.
+set(FACEATTR_CUDA_PROGRAM csrc/cuda/memory.cc csrc/cuda/packing.cc csrc/cuda/program.cc csrc/cuda/tiles.cc)
+set(FACEATTR_CUDA_LAUNCHES csrc/cuda/kernels/launch_conv_bfloat16.cc csrc/cuda/kernels/launch_conv_float16.cc
+    csrc/cuda/kernels/launch_conv_integer8.cc csrc/cuda/kernels/launch_others.cc)
