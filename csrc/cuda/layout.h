@@ -2,8 +2,8 @@
 //
 // A map is [image][channels / g][height * width][g]: 16 bytes per group of g channels, 4 of float32, 8 of 16-bit
 // formats, 16 integers. A row of an 8x8 matrix, a cp.async and a wgmma core-matrix row all have these 16 bytes, and
-// eight positions of a group are the 128 bytes that shared memory serves without a conflict. Channels that only fill the
-// last group up are zero. There is no border.
+// eight positions of a group are the 128 bytes that shared memory serves without a conflict. Channels that only fill
+// the last group up are zero. There is no border.
 //
 // A convolution reads K by steps of two groups, 32 bytes: what one tensor-core instruction takes. A tap of a segment is
 // as many steps as its groups need; a missing second group counts as zeros.
@@ -19,9 +19,7 @@ namespace faceattr::cuda {
 constexpr int kGroupBytes = 16;
 constexpr int kStepGroups = 2;
 
-constexpr int value_bytes(Format format) {
-  return format == Format::kFloat ? 4 : format == Format::kInteger ? 1 : 2;
-}
+constexpr int value_bytes(Format format) { return format == Format::kFloat ? 4 : format == Format::kInteger ? 1 : 2; }
 constexpr int group_channels(Format format) { return kGroupBytes / value_bytes(format); }
 constexpr FA_HOST_DEVICE int divide_up(int a, int b) { return (a + b - 1) / b; }
 constexpr int group_count(int channels, Format format) { return divide_up(channels, group_channels(format)); }

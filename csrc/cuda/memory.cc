@@ -51,8 +51,8 @@ Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds) {
   for (int t = 0; t < count; ++t) {
     const TensorShape& shape = plan.tensors[t];
     if (kinds[t] == TensorKind::kMap) {
-      memory.map_bytes[t] =
-          static_cast<std::size_t>(group_count(shape.channels, shape.format)) * shape.height * shape.width * kGroupBytes;
+      memory.map_bytes[t] = static_cast<std::size_t>(group_count(shape.channels, shape.format)) * shape.height *
+                            shape.width * kGroupBytes;
       maps.push_back(t);
     } else if (kinds[t] == TensorKind::kVector) {
       memory.vector_offset[t] = memory.vector_pitch;

@@ -27,7 +27,8 @@ void put(Format format, float value, std::byte* to) {
     }
     case Format::kHalf: {
       const std::uint16_t bits = to_float16(value);
-      if ((bits & 0x7c00) == 0x7c00) throw std::invalid_argument("a weight of " + std::to_string(value) + " is beyond float16's range");
+      if ((bits & 0x7c00) == 0x7c00)
+        throw std::invalid_argument("a weight of " + std::to_string(value) + " is beyond float16's range");
       std::memcpy(to, &bits, sizeof bits);
       return;
     }
@@ -95,7 +96,8 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
   for (int step = 0; step < packed.steps; ++step, cursor.advance(1, count, step_order)) {
     const Segment& segment = segments[order[cursor.segment]];
     for (int i = 0; i < kStepGroups * group; ++i) {
-      const int channel = (packed.first_group[cursor.segment] + kStepGroups * cursor.step()) * group + i - segment.start;
+      const int channel =
+          (packed.first_group[cursor.segment] + kStepGroups * cursor.step()) * group + i - segment.start;
       if (channel < 0 || channel >= segment.count) continue;
       const int from = first_k[order[cursor.segment]] + cursor.tap * segment.count + channel;
       for (int o = 0; o < channels; ++o) {

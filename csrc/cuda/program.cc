@@ -90,8 +90,8 @@ struct Program::State {
   Memory memory;
   Packing packing;
   std::vector<PhaseLaunch> phases;
-  std::vector<std::vector<int>> gathered;          // by phase: outputs that are copied behind it
-  std::vector<std::size_t> output_scale;           // by output, of integers
+  std::vector<std::vector<int>> gathered;  // by phase: outputs that are copied behind it
+  std::vector<std::size_t> output_scale;   // by output, of integers
   int max_images = kMaxImages;
   int first_stem = -1;
 
@@ -313,7 +313,8 @@ struct Program::State {
     return address<float>(call.workspace, memory.arena_bytes * call.images + offset * sizeof(float));
   }
   std::uint32_t* flags(const Call& call) const {
-    return address<std::uint32_t>(call.workspace, (memory.arena_bytes + memory.vector_pitch * sizeof(float)) * call.images);
+    return address<std::uint32_t>(call.workspace,
+                                  (memory.arena_bytes + memory.vector_pitch * sizeof(float)) * call.images);
   }
   template <class Value>
   const Value* packed(const Call& call, std::size_t offset) const {
@@ -417,8 +418,9 @@ struct Program::State {
     const std::string name = std::string("segmented_conv_") + format_name(launch.format);
     if (launch.format == Format::kFloat) {
       params.column_tiles = divide_up(params.padded_channels, kFloatConvChannels);
-      const LaunchConfig to = config(
-          call, static_cast<std::int64_t>(divide_up(params.rows, kFloatConvRows)) * params.column_tiles, kFloatConvRows);
+      const LaunchConfig to =
+          config(call, static_cast<std::int64_t>(divide_up(params.rows, kFloatConvRows)) * params.column_tiles,
+                 kFloatConvRows);
       return run(bound, to, name, [&] { launch_float_conv(to, params); });
     }
     const ConvTileId id = choose_conv_tile(params.rows, launch.channels, target);

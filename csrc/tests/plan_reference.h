@@ -1,4 +1,5 @@
-// A plan of floats in float64, by plain loops over the plan's own weights: what kernels of any device are compared with.
+// A plan of floats in float64, by plain loops over the plan's own weights: what kernels of any device are compared
+// with.
 #pragma once
 
 #include <algorithm>

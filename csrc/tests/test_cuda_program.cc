@@ -74,8 +74,8 @@ double error(const Plan& plan, const Outputs& outputs, const std::vector<std::ui
   double worst = 0;
   std::vector<double> difference(plan.outputs.size()), norm(plan.outputs.size());
   for (int image = 0; image < images; ++image) {
-    const auto expected =
-        reference(plan, normalised(plan, pixels.data() + pixels.size() / images * image), [](int, double v) { return v; });
+    const auto expected = reference(plan, normalised(plan, pixels.data() + pixels.size() / images * image),
+                                    [](int, double v) { return v; });
     for (std::size_t o = 0; o < plan.outputs.size(); ++o) {
       const Output& output = plan.outputs[o];
       const int channels = plan.tensors[output.tensor].channels;

@@ -14,8 +14,7 @@ struct ConvTile {
   static constexpr int kGroups = Steps * kStepGroups;
   static constexpr int kStageBytes = kGroups * (Rows + Columns) * kGroupBytes;
   static constexpr int kReduceBytes = Split == 1 ? 0 : Split * Rows * Columns * 4;
-  static constexpr int kSharedBytes =
-      Stages * kStageBytes > kReduceBytes ? Stages * kStageBytes : kReduceBytes;
+  static constexpr int kSharedBytes = Stages * kStageBytes > kReduceBytes ? Stages * kStageBytes : kReduceBytes;
   static_assert(kThreads == Rows * Steps, "a thread copies one position of one step");
   static_assert(kGroups * Columns % kThreads == 0 && Steps % Split == 0);
   static_assert(WarpRows % 16 == 0 && WarpColumns % kChannelBlock == 0);

@@ -1,5 +1,5 @@
-// Launches of every kernel that is compiled, by format and tile. Each is defined in launch_*.cc, which nvcc compiles for
-// the device and any other compiler for the emulator.
+// Launches of every kernel that is compiled, by format and tile. Each is defined in launch_*.cc, which nvcc compiles
+// for the device and any other compiler for the emulator.
 #pragma once
 
 #include "cuda/kernels/params.h"

@@ -124,8 +124,8 @@ struct FormatRange<Float32> {
   static constexpr float kLimit = std::numeric_limits<float>::infinity();
 };
 
-// Residual, ReLU and stores of four values, each step rounded to float32. `channel` is a multiple of 4; what lies beyond
-// a map's last group is not written.
+// Residual, ReLU and stores of four values, each step rounded to float32. `channel` is a multiple of 4; what lies
+// beyond a map's last group is not written.
 template <class T>
 FA_DEVICE void store_values(const ConvStore& to, Float4 value, int image, int position, int channel) {
   using N = Numbers<T>;

@@ -67,12 +67,12 @@ struct StemParams {
   float gain[3];             // x = float32 * gain
   const uint8_t* weights;    // as a convolution of kStemSteps steps
   int padded_channels;
-  int strip_rows;               // pooled, of a block
-  int columns;                  // pooled, of a block
-  int strips, column_tiles;     // per image
-  int channel_tiles;            // of kStemChannels
-  uint32_t* flags;              // [image][strips * column_tiles]: 1 where a pixel does not fit; or null
-  ConvStore store;              // positions: (size / 4)^2
+  int strip_rows;            // pooled, of a block
+  int columns;               // pooled, of a block
+  int strips, column_tiles;  // per image
+  int channel_tiles;         // of kStemChannels
+  uint32_t* flags;           // [image][strips * column_tiles]: 1 where a pixel does not fit; or null
+  ConvStore store;           // positions: (size / 4)^2
 };
 
 constexpr FA_HOST_DEVICE int stem_input_rows(int strip_rows) { return 4 * strip_rows + kStemTaps - 2; }
@@ -104,7 +104,7 @@ constexpr int kMaxLinearInputs = 16;
 constexpr int kMaxSlices = 16;
 
 struct LinearPart {
-  int offset;       // floats, in an image's vectors
+  int offset;        // floats, in an image's vectors
   int begin, count;  // in K; begin is a multiple of 4
 };
 

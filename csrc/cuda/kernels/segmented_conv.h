@@ -1,7 +1,8 @@
 // The convolution of every phase but the stem, on tensor cores: a matrix product of positions (rows) by output channels
 // (columns), whose K runs over segments, taps and channels.
 //
-//   dst[p, o] = act(sum_s sum_tap sum_c src_s[p * stride_s + tap][c] * weights[o][s, tap, c] + bias[o] + residual[p, o])
+//   dst[p, o] = act(sum_s sum_tap sum_c src_s[p * stride_s + tap][c] * weights[o][s, tap, c] + bias[o] + residual[p,
+//   o])
 //
 // A block computes kRows positions by kColumns channels. Positions of all images are one row after the other. A ring of
 // kStages holds what kSteps steps of K need: [group][row][16 bytes] of the sources, likewise of the weights. A thread
@@ -68,9 +69,9 @@ struct SegmentedConv {
   // This thread's position and step of the sources; it moves on to the next chunk's.
   FA_DEVICE void copy_source(int chunk) {
     const SharedAddress to =
-        slot(chunk) + static_cast<SharedAddress>((thread_index() / Tile::kRows * kStepGroups * Tile::kRows +
-                                                  thread_index() % Tile::kRows) *
-                                                 kGroupBytes);
+        slot(chunk) +
+        static_cast<SharedAddress>(
+            (thread_index() / Tile::kRows * kStepGroups * Tile::kRows + thread_index() % Tile::kRows) * kGroupBytes);
     const bool active = step < params.steps;
     const ConvSource& source = params.sources[active ? cursor.segment : 0];
     const int pad = source.kernel / 2;
@@ -149,8 +150,8 @@ struct SegmentedConv {
 
   FA_DEVICE void multiply(int chunk) {
     const int lane = lane_index();
-    const SharedAddress rows = slot(chunk) + static_cast<SharedAddress>(
-                                                 ((lane / 16) * Tile::kRows + warp_row + lane % 16) * kGroupBytes);
+    const SharedAddress rows =
+        slot(chunk) + static_cast<SharedAddress>(((lane / 16) * Tile::kRows + warp_row + lane % 16) * kGroupBytes);
     const SharedAddress columns =
         slot(chunk) + static_cast<SharedAddress>((Tile::kGroups * Tile::kRows + lane / 8 % 2 * Tile::kColumns +
                                                   warp_column + lane / 16 * 8 + lane % 8) *
@@ -173,7 +174,7 @@ struct SegmentedConv {
       for (int m = 0; m < kBlocksM; ++m) {
         FA_UNROLL
         for (int n = 0; n < 2 * kBlocksN; ++n) {
-          const uint32_t(&pair)[4] = b[n / 2];
+          const uint32_t (&pair)[4] = b[n / 2];
           const uint32_t column[2] = {pair[n % 2 * 2], pair[n % 2 * 2 + 1]};
           Numbers<T>::multiply(acc[m][n], a[m], column, is_signed);
         }
@@ -192,8 +193,8 @@ struct SegmentedConv {
       // [split][block of 16 x 16][register][lane]: every warp leaves its sums, and adds those of one block.
       constexpr int kBlock = 8 * 32 * 4, kWarp = kBlocksM * kBlocksN * kBlock;
       const SharedAddress sums =
-          shared_base() + static_cast<SharedAddress>(warp_index() % (kWarps / Tile::kSplit) * Tile::kSplit * kWarp +
-                                                     lane_index() * 4);
+          shared_base() +
+          static_cast<SharedAddress>(warp_index() % (kWarps / Tile::kSplit) * Tile::kSplit * kWarp + lane_index() * 4);
       sync_block();  // the ring is not read any more
       FA_UNROLL
       for (int m = 0; m < kBlocksM; ++m) {

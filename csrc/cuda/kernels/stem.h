@@ -1,9 +1,9 @@
 // The stem on tensor cores: 7x7 convolution at stride 2 of the normalised pixels, bias, ReLU and 2x2 max pool in one.
 //
 // A block loads the pixels under a strip of pooled rows once and keeps them in shared memory as rows of four 16-bit
-// values each, the fourth zero. Two positions are 16 bytes and the stride is two positions, so a row of a matrix operand,
-// eight positions of one tap row, is read where it lies: windows overlap, nothing is copied. K = 7 tap rows x 8 positions
-// x 4 values = 224, of which 147 are not zero.
+// values each, the fourth zero. Two positions are 16 bytes and the stride is two positions, so a row of a matrix
+// operand, eight positions of one tap row, is read where it lies: windows overlap, nothing is copied. K = 7 tap rows x
+// 8 positions x 4 values = 224, of which 147 are not zero.
 //
 // A product's rows 0-7 are eight neighbouring columns of an even convolution row, rows 8-15 those of the row below: the
 // pool's two rows are one thread's registers, its two columns those of lanes 4 apart.
@@ -97,8 +97,8 @@ struct Stem {
     const int64_t row = static_cast<int64_t>(image) * params.size + y;
     bool fits = true;
     if (params.u8) {
-      const uint32_t* from = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(params.pixels) +
-                                                               (row * params.size + x) * 3);
+      const uint32_t* from =
+          reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(params.pixels) + (row * params.size + x) * 3);
       const uint32_t words[3] = {load_global(from), load_global(from + 1), load_global(from + 2)};
       FA_UNROLL
       for (int i = 0; i < 12; ++i) {
@@ -168,9 +168,9 @@ struct Stem {
         window[u] = pixels + static_cast<SharedAddress>(((2 * row) * pitch + 2 * column + lane_index() / 16 * 2) * 8);
       }
       const SharedAddress weights =
-          shared_base() + static_cast<SharedAddress>(
-                              (lane_index() / 8 % 2 * kStemChannels + lane_index() / 16 * 8 + lane_index() % 8) *
-                              kGroupBytes);
+          shared_base() +
+          static_cast<SharedAddress>((lane_index() / 8 % 2 * kStemChannels + lane_index() / 16 * 8 + lane_index() % 8) *
+                                     kGroupBytes);
       FA_NO_UNROLL
       for (int step = 0; step < kStemSteps; ++step) {
         uint32_t b[kProducts / 2][4];

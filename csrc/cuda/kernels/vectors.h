@@ -108,9 +108,9 @@ struct ShiftedMeans {
 
 // ---- dst = weights * concatenation of the inputs + bias.
 
-// A warp computes kOutputs channels of kImages images: each number that it loads is used kOutputs or kImages times. Lane
-// l adds the products 4 l … 4 l + 3 of every 128, then the lanes' sums are added pairwise, so the order of a sum is the
-// same for every batch, and the longest chain of the 2560 products of the paper's network has 80.
+// A warp computes kOutputs channels of kImages images: each number that it loads is used kOutputs or kImages times.
+// Lane l adds the products 4 l … 4 l + 3 of every 128, then the lanes' sums are added pairwise, so the order of a sum
+// is the same for every batch, and the longest chain of the 2560 products of the paper's network has 80.
 template <int kOutputs, int kImages>
 struct LinearHead {
   using Params = LinearParams;
@@ -152,8 +152,7 @@ struct LinearHead {
     for (int i = 0; i < kImages; ++i) {
       const int image = first_image + i;
       if (image >= params.images) break;
-      const bool flagged =
-          params.slice_count > 0 && image_is_flagged(params.flags, params.flags_per_image, image);
+      const bool flagged = params.slice_count > 0 && image_is_flagged(params.flags, params.flags_per_image, image);
       FA_UNROLL
       for (int o = 0; o < kOutputs; ++o) {
         float sum = acc[o][i];
