@@ -1,29 +1,15 @@
-# The CUDA engine, twice: by nvcc for _core, and by the C++ compiler, with kernels on the host emulator, for
-# _cuda_emulated. Sources that launch kernels are .cu.
-set(FACEATTR_CUDA_SOURCES
-  csrc/cuda/engine.cc
-  csrc/cuda/memory.cc
-  csrc/cuda/program.cc
-  csrc/cuda/workspace.cc)
-set(FACEATTR_CUDA_KERNELS
-  csrc/cuda/kernels/contiguous.cu)
-set(FACEATTR_EMULATOR_SOURCES
-  csrc/cuda/emulator/fiber.cc
-  csrc/cuda/emulator/grid.cc
-  csrc/cuda/emulator/machine.cc
-  csrc/cuda/emulator/matrix.cc
-  csrc/cuda/emulator/memory.cc
-  csrc/cuda/emulator/wgmma.cc)
-list(TRANSFORM FACEATTR_CUDA_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/)
-list(TRANSFORM FACEATTR_CUDA_KERNELS PREPEND ${CMAKE_SOURCE_DIR}/)
-list(TRANSFORM FACEATTR_EMULATOR_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/)
+# What runs a plan on a GPU: host code, and launches of kernels, which nvcc compiles for the device (each has a .cu that
+# includes it) and any other compiler for the emulator.
+set(FACEATTR_CUDA_SOURCES device_memory.cc engine.cc memory.cc packing.cc program.cc tiles.cc workspace.cc)
+set(FACEATTR_CUDA_LAUNCHES contiguous launch_conv_bfloat16 launch_conv_float16 launch_conv_integer8 launch_others)
+set(FACEATTR_EMULATOR_SOURCES fiber.cc grid.cc machine.cc matrix.cc memory.cc wgmma.cc)
 
-# FACEATTR_CUDA: whether nvcc builds the engine too.
+# FACEATTR_CUDA: whether nvcc builds them for _core.
 if(NOT FACEATTR_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    # The runtime is linked statically and finds the driver when it is first called: the module needs no library of CUDA.
+    # The runtime is linked statically and finds the driver when it is first called: no library of CUDA is needed.
     set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
     set(CMAKE_CUDA_STANDARD 17)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/memory.h"
+#include "cuda/device_memory.h"
 #include "cuda/program.h"
 #include "cuda/runtime.h"
 

@@ -1,114 +1,85 @@
 #include "cuda/memory.h"
 
 #include <algorithm>
-#include <utility>
 
-#include "base/forks.h"
+#include "cuda/layout.h"
 
 namespace faceattr::cuda {
+namespace {
 
-void require_own_process(std::uint64_t generation) {
-  if (fork_generation() == generation) return;
-  throw CudaError("CUDA does not survive a fork: load the network in the process that runs it");
-}
+constexpr std::size_t kAlignment = 256;
 
-DeviceMemory::~DeviceMemory() { pool_->give_back({data_, bytes_, ready_, stream_}, captured_); }
+std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-int DeviceMemory::device() const { return pool_->device(); }
-
-void DeviceMemory::mark_ready(Stream stream) {
-  require_own_process(pool_->born());
-  const OnDevice on(device());
-  stream_ = stream;
-  captured_ = capturing(stream);
-  if (captured_) return;  // the work is yet to come, whenever the graph is launched
-  record(ready_, stream);
-  marked_ = true;
-}
-
-void DeviceMemory::order_before(Stream stream) const {
-  require_own_process(pool_->born());
-  if (!marked_ || stream == stream_) return;
-  const OnDevice on(device());
-  wait(stream, ready_);
-}
-
-void DeviceMemory::read(void* dst, std::size_t offset, std::size_t bytes) const {
-  require_own_process(pool_->born());
-  const OnDevice on(device());
-  if (marked_) {
-    synchronize_event(ready_);
-  } else {
-    synchronize(stream_);
+// Calls visit(tensor) for all that a phase reads and writes.
+template <class Visit>
+void for_each_tensor(const Phase& any, const Visit& visit) {
+  visit(std::visit([](const auto& phase) { return destination(phase); }, any));
+  if (const auto* conv = std::get_if<SegmentedConvPhase>(&any)) {
+    for (const Segment& s : conv->segments) visit(s.src);
+    for (int tensor : {conv->residual, conv->copy}) visit(tensor);
+  } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&any)) {
+    for (const Segment& s : quantized->segments) visit(s.src);
+    for (int tensor : {quantized->residual, quantized->copy}) visit(tensor);
+  } else if (const auto* quantize = std::get_if<QuantizePhase>(&any)) {
+    visit(quantize->src);
+  } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&any)) {
+    visit(means->src);
+  } else if (const auto* linear = std::get_if<LinearHeadPhase>(&any)) {
+    for (const LinearInput& input : linear->inputs) visit(input.src);
   }
-  // A stream of its own: the one that wrote may have been destroyed since.
-  const OwnStream stream;
-  copy_to_host(dst, data() + offset, bytes, stream.get());
-  synchronize(stream.get());
 }
 
-MemoryPool::MemoryPool(int device) : device_(device), born_(fork_generation()) { idle_.reserve(kIdle + 1); }
+}  // namespace
 
-MemoryPool::~MemoryPool() {
-  if (fork_generation() != born_) return;
-  for (const Block& block : idle_) free(block);
-  for (const Block& block : kept_) free(block);
-}
-
-std::shared_ptr<DeviceMemory> MemoryPool::allocate(std::size_t bytes, Stream stream) {
-  require_own_process(born_);
-  const OnDevice on(device_);
-  const auto make = [&](const Block& block) {
-    return std::shared_ptr<DeviceMemory>(
-        new DeviceMemory(shared_from_this(), block.data, block.bytes, block.ready, stream));
-  };
-  {
-    // The smallest block that fits and is not twice as large as needed.
-    std::lock_guard<std::mutex> lock(mutex_);
-    auto best = idle_.end();
-    for (auto it = idle_.begin(); it != idle_.end(); ++it) {
-      if (it->stream != stream || it->bytes < bytes || it->bytes / 2 > bytes) continue;
-      if (best == idle_.end() || it->bytes < best->bytes) best = it;
-    }
-    if (best != idle_.end()) {
-      const Block found = *best;
-      idle_.erase(best);
-      return make(found);
+Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds) {
+  const int count = static_cast<int>(plan.tensors.size());
+  Memory memory;
+  memory.lives.resize(count);
+  memory.map_offset.resize(count);
+  memory.map_bytes.resize(count);
+  memory.vector_offset.resize(count);
+  for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
+    for_each_tensor(plan.phases[p], [&](int tensor) {
+      if (tensor < 0) return;
+      Life& life = memory.lives[tensor];
+      if (life.first < 0) life.first = p;
+      life.last = p;
+    });
+  }
+  std::vector<int> maps;
+  for (int t = 0; t < count; ++t) {
+    const TensorShape& shape = plan.tensors[t];
+    if (kinds[t] == TensorKind::kMap) {
+      memory.map_bytes[t] = static_cast<std::size_t>(group_count(shape.channels, shape.format)) * shape.height *
+                            shape.width * kGroupBytes;
+      maps.push_back(t);
+    } else if (kinds[t] == TensorKind::kVector) {
+      memory.vector_offset[t] = memory.vector_pitch;
+      memory.vector_pitch += divide_up(shape.channels, 4) * 4;
     }
   }
-  const AllowDuringCapture allow;
-  const std::size_t size = std::max<std::size_t>(bytes, 1);
-  Block block = {nullptr, size, create_event(), stream};
-  try {
-    block.data = cuda::allocate(size);
-  } catch (...) {
-    free(block);
-    throw;
-  }
-  return make(block);
-}
+  memory.vector_pitch = divide_up(memory.vector_pitch, 64) * 64;
 
-void MemoryPool::give_back(const Block& block, bool captured) noexcept {
-  if (fork_generation() != born_) return;  // the lock may be held for ever
-  Block oldest = {};
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (captured) {
-      kept_.push_back(block);
-      return;
+  // Greedy: the largest first, each at the lowest offset that no overlapping life occupies.
+  std::stable_sort(maps.begin(), maps.end(), [&](int a, int b) { return memory.map_bytes[a] > memory.map_bytes[b]; });
+  std::vector<int> placed;  // by offset
+  for (int map : maps) {
+    const Life& life = memory.lives[map];
+    const std::size_t bytes = align(memory.map_bytes[map]);
+    std::size_t offset = 0;
+    for (int other : placed) {
+      const Life& its = memory.lives[other];
+      if (life.first > its.last || its.first > life.last) continue;
+      if (offset + bytes <= memory.map_offset[other]) break;
+      offset = std::max(offset, memory.map_offset[other] + align(memory.map_bytes[other]));
     }
-    idle_.push_back(block);
-    if (idle_.size() <= kIdle) return;
-    oldest = idle_.front();
-    idle_.erase(idle_.begin());
+    memory.map_offset[map] = offset;
+    memory.arena_bytes = std::max(memory.arena_bytes, offset + bytes);
+    const auto later = [&](int a, int b) { return memory.map_offset[a] < memory.map_offset[b]; };
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), map, later), map);
   }
-  free(oldest);
-}
-
-void MemoryPool::free(const Block& block) noexcept {
-  const AllowDuringCapture allow;
-  if (block.data != nullptr) release(block.data);
-  destroy_event(block.ready);
+  return memory;
 }
 
 }  // namespace faceattr::cuda

@@ -69,12 +69,12 @@ class Description:
         timed = self.seconds is not None
         form = "rewritten (exact)" if self.rewritten else "as given"
         on_cpu = self.device == "cpu"
-        threads = f", {self.threads} threads" if on_cpu else ""
+        threads, per = (f", {self.threads} threads", " per thread") if on_cpu else ("", "")
         lines = [
             f"{self.device} {self.dtype}, {self.isa}{threads}; {form}, plan {self.hash[:12]}",
             f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, "
             f"{self.multiply_adds / 1e6:.1f} M in this plan, {self.products / 1e6:.1f} M products executed",
-            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations{' per thread' if on_cpu else ''}",
+            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations{per}",
         ]
         if self.first_grouped is not None:
             groups = f"groups of up to {self.group_images} images"
