@@ -25,7 +25,7 @@ struct ConvTile {
 // products, with 32x32 2 + 2 for 8. 128x128 keeps 64 sums per thread and has 64 KB of ring, so that two blocks fit a
 // multiprocessor of sm_80 and sm_90, one of sm_86 and sm_89.
 //                                rows, columns, of a warp, steps, split, stages, blocks
-using ConvTile128x128 = ConvTile<128, 128, 64, 32, 2, 1, 4, 1>;
+using ConvTile128x128 = ConvTile<128, 128, 64, 32, 2, 1, 4, 2>;
 using ConvTile128x64 = ConvTile<128, 64, 32, 32, 2, 1, 4, 2>;
 using ConvTile64x64 = ConvTile<64, 64, 32, 32, 2, 1, 4, 3>;
 // A batch of one: four warps share K of one 32x32 tile, so that a phase of 384 channels of 14x14 is 84 blocks.
