@@ -24,8 +24,8 @@ inline std::uint16_t to_float16(float value) {
   if (magnitude >= 65520.0f) return sign | 0x7c00;
   // The unit of the last place: 2^-10 of the power of two below, but no less than 2^-24. Division by it is exact, and
   // 1024 units or more carry into the exponent by themselves.
-  int exponent = 0;
-  std::frexp(magnitude, &exponent);
+  int exponent = -24;  // of zero, too
+  if (magnitude > 0) std::frexp(magnitude, &exponent);
   const int unit = exponent - 11 > -24 ? exponent - 11 : -24;
   const int units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, -unit)));
   return static_cast<std::uint16_t>(sign | (((unit + 24) << 10) + units));

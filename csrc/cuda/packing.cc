@@ -66,7 +66,15 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
   const auto is_signed = [&](int s) { return plan.tensors[segments[s].src].low < 0; };
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return is_signed(a) < is_signed(b); });
 
+  // A 3x3 at stride 1 whose other sources are read at stride 1, too. The order depends on shapes alone, whatever tile a
+  // batch is computed by: then so do the bits.
+  const auto unstrided = [](const Segment& s) { return s.stride == 1; };
+  const auto threes = [](const Segment& s) { return s.kernel == 3; };
+  const bool halo =
+      std::all_of(segments.begin(), segments.end(), unstrided) && std::any_of(segments.begin(), segments.end(), threes);
+
   PackedConv packed;
+  if (halo) packed.halo_width = plan.tensors[segments[0].src].width;
   for (int s : order) {
     const Segment& segment = segments[s];
     const TensorShape& src = plan.tensors[segment.src];
@@ -78,8 +86,9 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
     source.kernel = segment.kernel;
     source.stride = segment.stride;
     source.groups = divide_up(segment.start + segment.count, group) - first;
-    const int steps = divide_up(source.groups, kStepGroups);
-    source.order = {steps, segment.kernel * segment.kernel, steps};
+    int steps = divide_up(source.groups, kStepGroups);
+    if (halo) steps = divide_up(steps, kHaloSteps) * kHaloSteps;
+    source.order = {steps, segment.kernel * segment.kernel, halo ? kHaloSteps : steps};
     packed.sources.push_back(source);
     packed.tensors.push_back(segment.src);
     packed.first_group.push_back(first);

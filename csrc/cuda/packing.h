@@ -38,6 +38,7 @@ struct PackedConv {
   std::vector<int> tensors;      // of the sources
   std::vector<int> first_group;  // of the tensor, that a source reads
   int steps = 0, signed_from = 0, padded = 0;
+  int halo_width = 0;  // of the maps, where K has the order of halo_conv.h
   std::size_t weights = 0;
 };
 

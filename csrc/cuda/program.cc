@@ -423,8 +423,8 @@ struct Program::State {
                  kFloatConvRows);
       return run(bound, to, name, [&] { launch_float_conv(to, params); });
     }
-    const ConvTileId id = choose_conv_tile(params.rows, launch.channels, target);
-    const ConvTileShape& tile = shape(id);
+    const ConvTileId id = choose_conv_tile(params.rows, launch.channels, launch.packed.halo_width, target);
+    const ConvTileShape tile = shape(id, launch.packed.halo_width);
     params.column_tiles = divide_up(launch.channels, tile.columns);
     const LaunchConfig to =
         config(call, static_cast<std::int64_t>(divide_up(params.rows, tile.rows)) * params.column_tiles, tile.threads,

@@ -6,27 +6,52 @@
 
 namespace faceattr::cuda {
 
-const ConvTileShape& shape(ConvTileId tile) {
-#define FA_TILE(TILE, NAME)                                               \
-  {                                                                       \
-    NAME, TILE::kRows, TILE::kColumns, TILE::kThreads, TILE::kSharedBytes \
+namespace {
+
+template <class Tile>
+ConvTileShape plain(const char* name) {
+  return {name, Tile::kRows, Tile::kColumns, Tile::kThreads, Tile::kSharedBytes};
+}
+
+template <class Tile>
+ConvTileShape halo(const char* name, int width) {
+  const std::size_t bytes = static_cast<std::size_t>(halo_shared_bytes<Tile>(width));
+  return {name, Tile::kRows, Tile::kColumns, Tile::kThreads, bytes};
+}
+
+}  // namespace
+
+ConvTileShape shape(ConvTileId tile, int halo_width) {
+  switch (tile) {
+    case ConvTileId::k128x128:
+      return plain<ConvTile128x128>("128x128");
+    case ConvTileId::k128x64:
+      return plain<ConvTile128x64>("128x64");
+    case ConvTileId::k64x64:
+      return plain<ConvTile64x64>("64x64");
+    case ConvTileId::k128x128Halo:
+      return halo<ConvTile128x128>("128x128 halo", halo_width);
+    case ConvTileId::k128x64Halo:
+      return halo<ConvTile128x64>("128x64 halo", halo_width);
+    case ConvTileId::k32x32:
+      break;
   }
-  static const ConvTileShape shapes[] = {FA_TILE(ConvTile128x128, "128x128"), FA_TILE(ConvTile128x64, "128x64"),
-                                         FA_TILE(ConvTile64x64, "64x64"), FA_TILE(ConvTile32x32, "32x32 split 4")};
-#undef FA_TILE
-  return shapes[static_cast<int>(tile)];
+  return plain<ConvTile32x32>("32x32 split 4");
 }
 
 // The largest tile of which there is one for every multiprocessor: larger ones load less per product, but a
 // multiprocessor without a block does nothing. A tile must not be twice as wide as the channels, and fit shared memory.
-ConvTileId choose_conv_tile(std::int64_t rows, int channels, const Target& target) {
-  for (const ConvTileId id : {ConvTileId::k128x128, ConvTileId::k128x64, ConvTileId::k64x64}) {
-    const ConvTileShape& tile = shape(id);
-    const std::int64_t blocks = (rows + tile.rows - 1) / tile.rows * ((channels + tile.columns - 1) / tile.columns);
+ConvTileId choose_conv_tile(std::int64_t rows, int channels, int halo_width, const Target& target) {
+  using Id = ConvTileId;
+  for (const Id id : {Id::k128x128Halo, Id::k128x128, Id::k128x64Halo, Id::k128x64, Id::k64x64}) {
+    const ConvTileShape tile = shape(id, halo_width);
+    const bool reads_halos = id == Id::k128x128Halo || id == Id::k128x64Halo;
+    if (reads_halos && halo_width == 0) continue;
     if (tile.columns >= 2 * channels || tile.shared_bytes > target.shared_bytes) continue;
+    const std::int64_t blocks = (rows + tile.rows - 1) / tile.rows * ((channels + tile.columns - 1) / tile.columns);
     if (blocks >= target.multiprocessors) return id;
   }
-  return ConvTileId::k32x32;
+  return Id::k32x32;
 }
 
 // Four pooled rows share five more of the pixels' 21 rows; of a small batch each block takes one, so that there are

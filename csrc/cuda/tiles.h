@@ -8,17 +8,20 @@ namespace faceattr::cuda {
 
 struct Target;
 
-enum class ConvTileId { k128x128, k128x64, k64x64, k32x32 };
+// The last two read sources by halo_conv.h.
+enum class ConvTileId { k128x128, k128x64, k64x64, k32x32, k128x128Halo, k128x64Halo };
 
 struct ConvTileShape {
   const char* name;
   int rows, columns, threads;  // of a block
   std::size_t shared_bytes;
 };
-const ConvTileShape& shape(ConvTileId tile);
+// halo_width: of the maps where the tile reads halos.
+ConvTileShape shape(ConvTileId tile, int halo_width);
 
-// For a convolution of `rows` positions (of all images) and so many channels.
-ConvTileId choose_conv_tile(std::int64_t rows, int channels, const Target& target);
+// For a convolution of `rows` positions (of all images) and so many channels. `halo_width` is the width of the maps
+// where its K has the order of halo_conv.h, else 0.
+ConvTileId choose_conv_tile(std::int64_t rows, int channels, int halo_width, const Target& target);
 
 struct StemTile {
   int strip_rows, columns;  // pooled, of a block

@@ -10,19 +10,13 @@
 
 namespace faceattr::test {
 
-// Tensors of one image, NHWC. Each phase's result is rounded to what `round(tensor, value)` says.
-template <class Round>
-std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<double>& normalised,
-                                           const Round& round) {
+// Tensors of one image, NHWC.
+inline std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<double>& normalised) {
   std::vector<std::vector<double>> tensors(plan.tensors.size());
   const auto at = [&](int t, int y, int x, int c) -> double {
     const TensorShape& s = plan.tensors[t];
     if (y < 0 || y >= s.height || x < 0 || x >= s.width) return 0.0;
     return tensors[t][(static_cast<std::size_t>(y) * s.width + x) * s.channels + c];
-  };
-  const auto store = [&](int t, std::vector<double> values) {
-    for (double& value : values) value = round(t, value);
-    tensors[t] = std::move(values);
   };
   const int size = plan.pixels;
   for (const Phase& any : plan.phases) {
@@ -43,7 +37,7 @@ std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<d
           }
         }
       }
-      store(stem->dst, std::move(out));
+      tensors[stem->dst] = std::move(out);
     } else if (const auto* conv = std::get_if<SegmentedConvPhase>(&any)) {
       const TensorShape& d = plan.tensors[conv->dst];
       std::vector<double> out;
@@ -64,8 +58,8 @@ std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<d
           }
         }
       }
-      if (conv->copy >= 0) store(conv->copy, out);
-      store(conv->dst, std::move(out));
+      if (conv->copy >= 0) tensors[conv->copy] = out;
+      tensors[conv->dst] = std::move(out);
     } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&any)) {
       const TensorShape& s = plan.tensors[means->src];
       const int height = strided(s.height, means->stride), width = strided(s.width, means->stride);
@@ -82,7 +76,7 @@ std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<d
           out.push_back(sum / (height * width));
         }
       }
-      store(means->dst, std::move(out));
+      tensors[means->dst] = std::move(out);
     } else if (const auto* linear = std::get_if<LinearHeadPhase>(&any)) {
       std::vector<double> out;
       const float* w = linear->weight.data();
@@ -93,7 +87,7 @@ std::vector<std::vector<double>> reference(const Plan& plan, const std::vector<d
         }
         out.push_back(sum);
       }
-      store(linear->dst, std::move(out));
+      tensors[linear->dst] = std::move(out);
     }
   }
   return tensors;

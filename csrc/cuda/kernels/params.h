@@ -47,6 +47,11 @@ struct ConvParams {
 // Of float_conv.h: a thread per position of a block, and its channels.
 constexpr int kFloatConvRows = 128, kFloatConvChannels = 8;
 
+// Of halo_conv.h.
+constexpr int kHaloGroups = 4, kHaloSteps = kHaloGroups / kStepGroups;
+constexpr int kHaloStages = 3;
+constexpr int kHaloZeroBytes = 128;
+
 struct SourceOrder {
   const ConvParams& params;
   FA_HOST_DEVICE StepOrder operator()(int segment) const { return params.sources[segment].order; }
