@@ -11,6 +11,7 @@ void Machine::run(const Program& program, int64_t first, uint32_t seed) {
   seed_ = seed;
   random_ = seed ? seed : 1;
   running_machine = this;
+  host_.abandon_others();
   set_up(first);
   while (alive_ > 0) {
     if (Thread* next = pick()) {
