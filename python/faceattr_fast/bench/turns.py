@@ -132,7 +132,8 @@ class Run:
         contender = CONTENDERS[entry.contender]
         batches = [batch for batch in self._settings.batches if batch > 1 or not contender.batched_only]
         name = f"{entry.contender}-{entry.dtype}-{self._threads}"
-        job = {**entry._asdict(), "name": name, "folder": str(self._inputs.folder), "batches": batches}
+        inputs = {"folder": str(self._inputs.folder), "device": self._inputs.device}
+        job = {**entry._asdict(), **inputs, "name": name, "batches": batches}
         log = self._inputs.folder / f"{name}.log"
         worker = self._workers[entry] = Worker([str(start.__file__)], job, self._threads, log)
         try:
