@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 nvcc=${NVCC:-$(command -v nvcc || true)}
 [ -x "$nvcc" ] || { echo "check_cuda_build: no nvcc; set NVCC or PATH" >&2; exit 2; }
 cuobjdump=$(dirname "$nvcc")/cuobjdump
+[ -x "$cuobjdump" ] || { echo "check_cuda_build: no cuobjdump beside $nvcc" >&2; exit 2; }
 [ "$#" -gt 0 ] || set -- 80 86 89 90
 limit=8
 work=$(mktemp -d)
@@ -21,7 +22,7 @@ for source in csrc/cuda/kernels/launch_*.cu; do
   name=$(basename "$source" .cu)
   for arch; do
     cubin=$work/$name.$arch.cubin
-    "$nvcc" -std=c++17 -O3 -Icsrc -gencode="arch=compute_$arch,code=sm_$arch" -Xptxas -v -cubin "$source" -o "$cubin" \
+    "$nvcc" -std=c++17 -O3 -fmad=false -Icsrc -gencode="arch=compute_$arch,code=sm_$arch" -Xptxas -v -cubin "$source" -o "$cubin" \
       2> "$work/log" || { cat "$work/log" >&2; exit 1; }
     # One line per kernel: registers, bytes of spilled stores, name.
     awk '/Function properties for/ { kernel = $NF }
