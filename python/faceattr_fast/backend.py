@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from .algorithms import transform_integers, transform_weight
 from .device import CudaDevice
 from .errors import WeightsError
 from .plan import (
-    INTEGER_POINTS,
+    TILES,
     LinearHead,
     Plan,
     Quantize,
@@ -43,6 +44,9 @@ def compile_for_cuda(plan: Plan, device: CudaDevice) -> Any:
         DeviceError: the device is not usable, or has no room.
     """
     device.require_own_process()
+    # Heads keep the values that float16 left them, in float32.
+    phases = tuple(replace(p, scale=None) if isinstance(p, LinearHead) else p for p in plan.phases)
+    plan = replace(plan, phases=phases, _hash=[])
     return device.module.Engine(_lower(plan), device.index, device.kernels)
 
 
@@ -65,13 +69,16 @@ def _lower(plan: Plan) -> _core.Plan:
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
+                copy = -1 if phase.copy is None else index[phase.copy]
                 if transformed:
                     filters = [transform_weight(s.weight, phase.algorithm) for s in transformed]
-                    points, stride = _f32(np.concatenate(filters, axis=2)), transformed[0].stride
+                    points, tiles = _f32(np.concatenate(filters, axis=2)), TILES[phase.algorithm]
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
-                    core.winograd_conv(dst, sources, stride, points, segments, weight, bias, phase.relu, residual)
+                    core.winograd_conv(
+                        dst, sources, tiles.stride, tiles.side, points, segments, weight, bias, phase.relu, residual,
+                        copy,
+                    )  # fmt: skip
                 else:
-                    copy = -1 if phase.copy is None else index[phase.copy]
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)
             case QuantizedStem():
                 weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))
@@ -82,7 +89,7 @@ def _lower(plan: Plan) -> _core.Plan:
                 weight = np.concatenate([np.empty((channels, 0), np.int8), *map(_rows, direct)], axis=1)
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 sources = [(index[s.src], s.start, s.count) for s in transformed]
-                parts = [np.empty((INTEGER_POINTS, channels, 0), np.int16)]
+                parts = [np.empty((TILES["winograd2x2"].points, channels, 0), np.int16)]
                 points = np.concatenate([*parts, *(transform_integers(s.weight) for s in transformed)], axis=2)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 copy = -1 if phase.copy is None else index[phase.copy]
@@ -97,9 +104,12 @@ def _lower(plan: Plan) -> _core.Plan:
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
                 weight = np.concatenate([weight for _, weight in phase.inputs], axis=1)
-                core.linear_head(
-                    dst, [(index[src], w.shape[1]) for src, w in phase.inputs], _f32(weight), _f32(phase.bias)
-                )
+                inputs = [(index[src], w.shape[1]) for src, w in phase.inputs]
+                if phase.scale is None:
+                    core.linear_head(dst, inputs, _f32(weight), _f32(phase.bias))
+                else:
+                    half = (weight / phase.scale[:, None]).astype(np.float16).view(np.uint16)
+                    core.half_linear_head(dst, inputs, half, _f32(phase.scale), _f32(phase.bias))
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
     return core
