@@ -201,7 +201,7 @@ def test_phase_bytes():
     tensors = {
         "a": TensorShape(8, 8, 4), "b": TensorShape(4, 4, 2), "c": TensorShape(1, 1, 4), "d": TensorShape(1, 1, 3),
         "q": TensorShape(4, 4, 2, integers), "r": TensorShape(4, 4, 2, integers),
-        "h": TensorShape(4, 4, 2, bfloat16=True),
+        "h": TensorShape(4, 4, 2, floats="bfloat16"),
     }  # fmt: skip
     three, one = np.zeros((2, 4, 3, 3)), np.zeros((2, 3, 1, 1))
     conv = SegmentedConv("b", (Segment("a", three, 2), Segment("a", one, 2)), None, relu=True)

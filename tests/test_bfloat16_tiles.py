@@ -26,7 +26,7 @@ def in_bfloat16(plan, narrow_result):
     """The same convolution reading bfloat16; what it reads and adds are outputs too."""
     tensors = dict(plan.tensors)
     for name in ("x", "y") if narrow_result else ("x",):
-        tensors[name] = replace(tensors[name], bfloat16=True)
+        tensors[name] = replace(tensors[name], floats="bfloat16")
     outputs = {name: Output(name, 0, tensors[name].channels) for name in ("y", "x", "r")}
     return replace(plan, tensors=tensors, outputs=outputs, _hash=[])
 

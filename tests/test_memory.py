@@ -38,7 +38,7 @@ def figures(program, *arguments):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep what they like")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES["cpu"])
 def test_a_loaded_network_keeps_its_weights_packed_and_as_the_file_has_them_and_no_more(dtype):
     found = figures(
         """

@@ -1,4 +1,4 @@
-// The only file that knows Python: checks every array once, releases the GIL around the work.
+// The module _core: plans, the engine of the CPU, and where nvcc built it, that of CUDA.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,6 +12,10 @@
 #include <malloc.h>
 #endif
 
+#include "bindings/arrays.h"
+#if defined(FACEATTR_CUDA)
+#include "bindings/cuda.h"
+#endif
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "engine.h"
@@ -34,53 +38,31 @@ std::vector<Value> to_vector(const py::array_t<Value, py::array::c_style>& array
   return {array.data(), array.data() + array.size()};
 }
 
-std::string shape_text(const py::array& array) { return py::str(py::tuple(array.attr("shape"))).cast<std::string>(); }
-
-void require_contiguous(const py::array& array, const std::string& name) {
-  if ((array.flags() & py::array::c_style) == 0) throw py::value_error(name + " must be C-contiguous");
-}
-
-// uint8 [N, size, size, 3] or float32 [N, 3, size, size].
-faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* images) {
-  require_contiguous(array, "pixels");
-  faceattr::cpu::Pixels pixels;
-  const bool u8 = py::isinstance<py::array_t<std::uint8_t>>(array);
-  const bool f32 = py::isinstance<py::array_t<float>>(array);
-  if (!u8 && !f32) {
-    throw py::type_error("pixels must be uint8 or float32, got " + py::str(array.dtype()).cast<std::string>());
-  }
-  const std::vector<py::ssize_t> expected =
-      u8 ? std::vector<py::ssize_t>{size, size, 3} : std::vector<py::ssize_t>{3, size, size};
-  bool fits = array.ndim() == 4;
-  for (int i = 0; fits && i < 3; ++i) fits = array.shape(i + 1) == expected[i];
-  if (!fits) throw py::value_error("pixels have the wrong shape: " + shape_text(array));
-  *images = array.shape(0);
-  if (u8) {
-    pixels.u8 = static_cast<const std::uint8_t*>(array.data());
-  } else {
-    pixels.f32 = static_cast<const float*>(array.data());
-  }
-  return pixels;
+Format float_format(const std::string& name) {
+  if (name == "float32") return Format::kFloat;
+  if (name == "bfloat16") return Format::kBfloat16;
+  if (name == "float16") return Format::kHalf;
+  throw py::value_error("unknown format of floats: " + name);
 }
 
 std::vector<float*> to_outputs(const Engine& engine, const std::vector<py::array>& arrays, std::int64_t images) {
-  const auto& outputs = engine.executor().outputs();
-  if (arrays.size() != outputs.size()) {
-    throw py::value_error("expected " + std::to_string(outputs.size()) + " outputs, got " +
-                          std::to_string(arrays.size()));
+  std::vector<std::int64_t> floats;
+  for (const faceattr::Output& output : engine.executor().outputs()) {
+    floats.push_back(engine.executor().output_floats(output));
   }
-  std::vector<float*> pointers;
-  for (std::size_t o = 0; o < arrays.size(); ++o) {
-    py::array array = arrays[o];
-    const std::string name = "output " + std::to_string(o);
-    require_contiguous(array, name);
-    if (!py::isinstance<py::array_t<float>>(array)) throw py::type_error(name + " must be float32");
-    if (array.size() != images * engine.executor().output_floats(outputs[o])) {
-      throw py::value_error(name + " has the wrong size: " + shape_text(array));
-    }
-    pointers.push_back(static_cast<float*>(array.mutable_data()));  // raises where it is read-only
+  return faceattr::bindings::output_pointers(arrays, floats, images);
+}
+
+faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* images) {
+  const auto checked = faceattr::bindings::check_pixels(array, size);
+  *images = checked.images;
+  faceattr::cpu::Pixels pixels;
+  if (checked.u8) {
+    pixels.u8 = static_cast<const std::uint8_t*>(checked.data);
+  } else {
+    pixels.f32 = static_cast<const float*>(checked.data);
   }
-  return pointers;
+  return pixels;
 }
 
 void run(const Engine& engine, const py::array& pixels, const std::vector<py::array>& outputs, int size) {
@@ -111,14 +93,7 @@ void trim_memory() {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ engine: runs a plan on the CPU.";
 
-  py::register_exception_translator([](std::exception_ptr error) {
-    try {
-      if (error) std::rethrow_exception(error);
-    } catch (const faceattr::cpu::DeviceError& e) {
-      const py::object type = py::module_::import("faceattr_fast.errors").attr("DeviceError");
-      PyErr_SetString(type.ptr(), e.what());
-    }
-  });
+  faceattr::bindings::translate_to_device_error<faceattr::cpu::DeviceError>();
 
   m.def(
       "detected_isa", [] { return faceattr::cpu::describe_features(faceattr::cpu::detected_features()); },
@@ -145,12 +120,12 @@ PYBIND11_MODULE(_core, m) {
            py::arg("pixels"), py::arg("mean"), py::arg("scale"))
       .def(
           "tensor",
-          [](Plan& plan, int height, int width, int channels, bool bfloat16) {
-            plan.tensors.push_back({height, width, channels, bfloat16 ? Format::kBfloat16 : Format::kFloat});
+          [](Plan& plan, int height, int width, int channels, const std::string& floats) {
+            plan.tensors.push_back({height, width, channels, float_format(floats)});
             return static_cast<int>(plan.tensors.size()) - 1;
           },
-          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("bfloat16") = false,
-          "Of floats. Returns the tensor's index.")
+          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("floats") = "float32",
+          "Of floats: float32, bfloat16 or float16. Returns the tensor's index.")
       .def(
           "integer_tensor",
           [](Plan& plan, int height, int width, const FloatArray& scale, int low) {
@@ -305,4 +280,9 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("arena_bytes", [](const BoundEngine& self) {
         return self.engine.executor().arena_floats(1) * sizeof(float);
       });
+
+#if defined(FACEATTR_CUDA)
+  py::module_ cuda = m.def_submodule("_cuda", "The engine of CUDA.");
+  faceattr::bindings::bind_cuda(cuda);
+#endif
 }

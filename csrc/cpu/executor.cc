@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <stdexcept>
 #include <utility>
 
 #include "base/bfloat16.h"
@@ -39,6 +40,9 @@ class Stopwatch {
 
 Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   kinds_ = check(plan_);
+  for (const TensorShape& shape : plan_.tensors) {
+    if (shape.format == Format::kHalf) throw std::invalid_argument("plan: the CPU has no kernels of half");
+  }
   std::vector<std::size_t> workspaces;
   for (const Phase& phase : plan_.phases) workspaces.push_back(workspace_floats(plan_, phase));
   memory_ = plan_memory(plan_, kinds_, workspaces);

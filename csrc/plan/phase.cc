@@ -108,7 +108,8 @@ class Checker {
     if (residual < 0) return;
     const TensorShape& r = read(residual, TensorKind::kMap);
     require(same(r, dst), "residual shape differs");
-    require(!r.narrow() && !dst.narrow(), "a residual is added to floats");
+    require(r.format == dst.format, "residual format differs");
+    require(r.format == Format::kFloat || r.format == Format::kHalf, "a residual is float32 or half");
   }
 
   void write_copy(int copy, const TensorShape& dst) {
@@ -130,10 +131,9 @@ class Checker {
     require(format != Format::kInteger, "integers are read by quantized convolutions");
     for (const Segment& s : phase.segments) k += visit(s, dst, format);
     check_residual(phase.residual, dst);
-    const bool narrow = format == Format::kBfloat16;
-    require(dst.format != Format::kInteger && (narrow || !dst.narrow()), "the destination's format does not fit");
+    require(dst.format == Format::kFloat || dst.format == format, "the destination's format does not fit");
     write(phase.dst, TensorKind::kMap);
-    require(phase.copy < 0 || (narrow && shape(phase.copy).format == Format::kBfloat16),
+    require(phase.copy < 0 || (format == Format::kBfloat16 && shape(phase.copy).format == Format::kBfloat16),
             "the copy's format does not fit");
     write_copy(phase.copy, dst);
     check_weights(phase.weight, phase.bias, dst.channels, k);
@@ -184,7 +184,7 @@ class Checker {
     per_channel(phase.multiplier, true);
     per_channel(phase.inverse, phase.copy >= 0);
     check_residual(phase.residual, dst);
-    require(dst.format != Format::kBfloat16, "the destination's format does not fit");
+    require(dst.format == Format::kFloat || dst.format == Format::kInteger, "the destination's format does not fit");
     write(phase.dst, TensorKind::kMap);
     require(phase.copy < 0 || shape(phase.copy).format == Format::kInteger, "the copy's format does not fit");
     write_copy(phase.copy, dst);

@@ -15,6 +15,7 @@ namespace faceattr {
 enum class Format {
   kFloat,     // float32
   kBfloat16,  // float32's upper half, rounded to nearest even
+  kHalf,      // IEEE float16, rounded to nearest even; on CUDA alone
   kInteger,   // value = scale[c] * integer, integers from `low` to low + 255
 };
 
@@ -30,7 +31,7 @@ struct TensorShape {
 
 // dst = maxpool2x2(relu(weight * x + bias)), 7x7, stride 2, padding 3, K = [7][7][3]. Where dst holds bfloat16, x are
 // the integers rint(2 * (pixel - mean)), zero outside, which are bfloat16 numbers up to 256, and weights become
-// bfloat16.
+// bfloat16. Where it holds half, x and weights become half.
 struct StemPhase {
   int dst = 0;
   std::vector<float> weight, bias;
@@ -41,14 +42,14 @@ struct Segment {
   int src = 0, start = 0, count = 0, kernel = 1, stride = 1;
 };
 
-// dst = act(sum over segments + bias + residual), K = the segments' one after the other. All sources are floats, or all
-// are bfloat16: then weights become bfloat16, products are summed in float32.
+// dst = act(sum over segments + bias + residual), K = the segments' one after the other. All sources have one format of
+// floats, which weights are rounded to; products are summed in float32. dst is float32 or of that format.
 struct SegmentedConvPhase {
   int dst = 0;
   std::vector<Segment> segments;
   std::vector<float> weight, bias;
   bool relu = false;
-  int residual = -1;  // a map of floats of dst's shape, or -1
+  int residual = -1;  // a map of dst's shape and format, float32 or half, or -1
   int copy = -1;      // a map of bfloat16 of dst's shape, or -1; dst then holds floats, sources bfloat16
 };
 
@@ -91,7 +92,7 @@ struct QuantizedConvPhase {
   std::vector<std::int32_t> bias;
   std::vector<float> multiplier;
   bool relu = false;
-  int residual = -1;           // a map of floats of dst's shape, or -1
+  int residual = -1;           // a map of float32 of dst's shape, or -1
   int copy = -1;               // a map of integers of dst's shape, or -1
   std::vector<float> inverse;  // of the copy; empty without one
   // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/narrow_winograd. Their

@@ -94,6 +94,19 @@ FA_TEST(every_flaw_is_found) {
               });
 }
 
+FA_TEST(every_flaw_of_a_plan_in_half_is_found) {
+  Plan plan = test::small_plan(6);
+  for (int t = 0; t < 5; ++t) plan.tensors[t].format = Format::kHalf;
+  check_flaws(plan, {
+                        [](Plan& p) { p.tensors[0].format = Format::kFloat; },     // one residual, two formats
+                        [](Plan& p) { p.tensors[1].format = Format::kBfloat16; },  // read from half
+                        [](Plan& p) { p.tensors[3].format = Format::kBfloat16; },  // one sum, two formats
+                        [](Plan& p) { std::get<SegmentedConvPhase>(p.phases[1]).copy = 4; },
+                    });
+  plan.tensors[4].format = Format::kFloat;  // written as float32, read by heads
+  FA_CHECK(check(plan).size() == plan.tensors.size());
+}
+
 FA_TEST(every_flaw_of_a_plan_in_integers_is_found) {
   const auto conv = [](Plan& p, int phase) -> QuantizedConvPhase& {
     return std::get<QuantizedConvPhase>(p.phases[phase]);

@@ -25,8 +25,8 @@ class Plan:
     """A list of phases; each call appends one."""
 
     def __init__(self, pixels: int, mean: Sequence[float], scale: Sequence[float]) -> None: ...
-    def tensor(self, height: int, width: int, channels: int, bfloat16: bool = False) -> int:
-        """Of floats. Returns the tensor's index."""
+    def tensor(self, height: int, width: int, channels: int, floats: str = "float32") -> int:
+        """Of floats: float32, bfloat16 or float16. Returns the tensor's index."""
 
     def integer_tensor(self, height: int, width: int, scale: _Floats, low: int) -> int:
         """Of integers from low to low + 255, each times the scale of its channel. Returns the tensor's index."""

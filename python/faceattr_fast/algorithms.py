@@ -152,7 +152,7 @@ def candidates(plan: Plan, phase: Phase) -> tuple[Algorithm, ...]:
     """The algorithms that can compute a phase of ``plan``, ``direct`` first; none where there is no choice."""
     match phase:
         case SegmentedConv():
-            bfloat16 = plan.tensors[phase.segments[0].src].bfloat16
+            bfloat16 = plan.tensors[phase.segments[0].src].floats == "bfloat16"
             names = [name for name in ALGORITHMS if name not in _TOO_COARSE] if bfloat16 else ALGORITHMS
             return ("direct", *(name for name in names if replace(phase, algorithm=name).split()[0]))
         case QuantizedConv():
@@ -168,7 +168,7 @@ def signature(plan: Plan, conv: Convolution) -> str:
 
     def text(channels: int, tensor: str) -> str:
         shape = plan.tensors[tensor]
-        stored = "int8" if shape.integers else "bfloat16" if shape.bfloat16 else "float32"
+        stored = "int8" if shape.integers else shape.floats
         return f"{shape.height}x{shape.width}x{channels} {stored}"
 
     # How many channels the source has beside those that are read matters little, and depends on the heads asked for.

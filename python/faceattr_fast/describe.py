@@ -14,9 +14,9 @@ __all__ = ["Description", "PhaseDescription"]
 
 @dataclass(frozen=True)
 class PhaseDescription:
-    """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, int8); multiply-adds,
-    products left of them and seconds, per image. ``chosen_by`` says what chose a convolution's algorithm: ``rule``,
-    ``tuned`` (by ``faceattr tune``) or ``forced`` (by FACEATTR_ALGORITHM).
+    """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, float16, int8);
+    multiply-adds, products left of them and seconds, per image. ``chosen_by`` says what chose a convolution's
+    algorithm: ``rule``, ``tuned`` (by ``faceattr tune``) or ``forced`` (by FACEATTR_ALGORITHM).
     """
 
     name: str
@@ -36,7 +36,8 @@ class Description:
     """A compiled network: ``str()`` is a table, ``to_dict()`` plain data for JSON.
 
     From the phase ``first_grouped`` on (None: no phase), a thread with many images of a batch runs layer by layer over
-    groups of up to ``group_images`` of them. ``arena_bytes`` is what one image takes.
+    groups of up to ``group_images`` of them. ``arena_bytes`` is what one image takes, on
+    CUDA what all images of the run take together; ``threads`` mean nothing there.
     """
 
     device: str
@@ -71,11 +72,13 @@ class Description:
     def __str__(self) -> str:
         timed = self.seconds is not None
         form = "rewritten (exact)" if self.rewritten else "as given"
+        on_cpu = self.device == "cpu"
+        threads, per = (f", {self.threads} threads", " per thread") if on_cpu else ("", "")
         lines = [
-            f"{self.device} {self.dtype}, {self.isa}, {self.threads} threads; {form}, plan {self.hash[:12]}",
+            f"{self.device} {self.dtype}, {self.isa}{threads}; {form}, plan {self.hash[:12]}",
             f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, "
             f"{self.multiply_adds / 1e6:.1f} M in this plan, {self.products / 1e6:.1f} M products executed",
-            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
+            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations{per}",
         ]
         if self.first_grouped is not None:
             groups = f"groups of up to {self.group_images} images"
@@ -83,12 +86,13 @@ class Description:
         if any(phase.chosen_by == "tuned" for phase in self.phases):
             lines.append("*: algorithm chosen by measurement (faceattr tune)")
         lines.append("")
-        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}  {'format':8}"
+        width = max(29, *(len(phase.kernel) for phase in self.phases))
+        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':{width}}  {'format':8}"
         lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:
             shape = "x".join(map(str, phase.shape))
             row = f"{phase.name:24} {shape:>10} {phase.multiply_adds / 1e6:7.2f} {phase.products / 1e6:8.2f}"
-            row += f"  {phase.kernel + '*' * (phase.chosen_by == 'tuned'):29}  {phase.dtype:8}"
+            row += f"  {phase.kernel + '*' * (phase.chosen_by == 'tuned'):{width}}  {phase.dtype:8}"
             if timed:
                 seconds = phase.seconds or 0.0
                 rate = phase.products / seconds / 1e9 if seconds > 0 else 0.0
@@ -96,17 +100,17 @@ class Description:
             lines.append(f"{row}  {phase.reads}")
         if timed:
             total = f"{'total':24} {'':>10} {self.multiply_adds / 1e6:7.2f} {self.products / 1e6:8.2f}"
-            lines.append(f"{total}  {'':29}  {'':8} {(self.seconds or 0.0) * 1e6:7.1f}")
+            lines.append(f"{total}  {'':{width}}  {'':8} {(self.seconds or 0.0) * 1e6:7.1f}")
         return "\n".join(lines)
 
 
 def describe_phases(
-    plan: Plan, kernels: list[str], overrides: Overrides, seconds: list[float] | None = None
+    plan: Plan, kernels: list[str], overrides: Overrides | None, seconds: list[float] | None = None
 ) -> tuple[PhaseDescription, ...]:
     """Pair the plan's phases with the engine's kernel names, what chose their algorithms and, per image, seconds."""
     rows = []
     for i, (phase, kernel) in enumerate(zip(plan.phases, kernels, strict=True)):
-        shape, choice = plan.tensors[phase.dst], choose_algorithm(plan, phase, *overrides)
+        shape, choice = plan.tensors[phase.dst], choose_algorithm(plan, phase, *overrides) if overrides else None
         rows.append(
             PhaseDescription(
                 name=phase.dst,

@@ -11,13 +11,16 @@ from .errors import WeightsError
 from .mixed import choose_formats, measure_errors, recorded_errors
 from .plan import Algorithm, Plan
 from .quantize import calibrate, quantize_plan
-from .storage import halve_heads, store_bfloat16
+from .storage import halve_heads, store_bfloat16, store_float16
 from .weights import Weights
 
 __all__ = ["DTYPES", "INT8_KEY", "format_plan", "int8_ranges", "with_int8_ranges"]
 
-#: Number formats of the CPU.
-DTYPES = ("float32", "bfloat16", "int8", "mixed")
+#: Number formats by kind of device, the default first.
+DTYPES = {
+    "cpu": ("float32", "bfloat16", "int8", "mixed"),
+    "cuda": ("float16", "bfloat16", "int8", "float32"),
+}
 
 INT8_KEY = "int8"  # of the metadata
 _LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
@@ -42,6 +45,8 @@ def format_plan(plan: Plan, weights: Weights, dtype: str, isa: str, forced: Algo
             plan = choose_formats(plan, ranges, errors, isa, forced)
         case "bfloat16":
             plan = store_bfloat16(plan)
+        case "float16":
+            plan = store_float16(plan)
         case _:
             return plan
     return halve_heads(plan)

@@ -1,6 +1,6 @@
 """A plan run by numpy: what every backend is compared with. Slow, plain, and nothing shared with them.
 
-Phases of floats, bfloat16 among them, run in float64. Those of integers are what every backend computes, number for
+Phases of floats of any format run in float64. Those of integers are what every backend computes, number for
 number: sums are exact, and the few steps in float32 are done in float32.
 """
 

@@ -34,6 +34,7 @@ __all__ = [
 Array = np.ndarray
 Algorithm = Literal["direct", "winograd2x2", "winograd4x4", "winograd5x5", "polyphase4x4"]
 IntegerAlgorithm = Literal["direct", "winograd2x2"]
+FloatFormat = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class Integers:
 class TensorShape:
     """One activation of one image: ``height`` x ``width`` positions of ``channels`` values.
 
-    Values are float32, ``integers``, or ``bfloat16``.
+    Values are ``integers``, or where there are none, floats of the format ``floats``.
     """
 
     height: int
     width: int
     channels: int
     integers: Integers | None = None
-    bfloat16: bool = False
+    floats: FloatFormat = "float32"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class SegmentedConv:
     """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity.
 
     ``algorithm`` is how a backend computes the 3x3 segments at stride 1 or 2; see :mod:`.algorithms`. Where sources are
-    stored as bfloat16, weights are rounded to it, sums stay float32, and ``copy`` may hold ``dst`` as bfloat16.
+    stored as bfloat16 or float16, weights are rounded to it and sums stay float32; with bfloat16, ``copy`` may hold
+    ``dst`` as such.
     """
 
     dst: str
@@ -297,7 +299,7 @@ class Plan:
                 read = phase.segments[0].src
             case _:
                 return "float32"
-        return "bfloat16" if self.tensors[read].bfloat16 else "float32"
+        return self.tensors[read].floats
 
     def without_weights(self) -> Plan:
         """The same plan for describing: its arrays keep their shapes and nothing else, its hash is the original's."""

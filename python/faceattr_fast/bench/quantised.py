@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
-from ..forward import INT8_KEY, FastForward
+from ..formats import INT8_KEY
+from ..forward import FastForward
 from ..weights import copy_weights, read_weights
 from .inputs import Inputs, attribute_net
 

@@ -30,7 +30,7 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
 
     def tensor(name: str, channels: int, positions: int) -> int:
         shape = plan.tensors[name]
-        return channels * positions * (1 if shape.integers else 2 if shape.bfloat16 else 4)
+        return channels * positions * (1 if shape.integers else 4 if shape.floats == "float32" else 2)
 
     def whole(name: str) -> int:
         shape = plan.tensors[name]
@@ -38,7 +38,7 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
 
     def weights(array: np.ndarray, beside: str) -> int:
         """They are as narrow as the convolution's values."""
-        return array.size * (1 if array.dtype == np.int8 else 2 if plan.tensors[beside].bfloat16 else 4)
+        return array.size * (1 if array.dtype == np.int8 else 4 if plan.tensors[beside].floats == "float32" else 2)
 
     total = whole(phase.dst)
     match phase:

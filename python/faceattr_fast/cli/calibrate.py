@@ -15,6 +15,7 @@ from typing import Any
 from .evaluate import examined_set, load_network, open_sets
 from .usage import (
     UsageError,
+    add_device_argument,
     add_dtype_argument,
     add_threads_argument,
     add_weights_argument,
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-fpr", required=True, type=rate, metavar="RATE", help="such as 0.0103")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="weights file to write")
     add_weights_argument(parser)
+    add_device_argument(parser)
     add_dtype_argument(parser)
     add_threads_argument(parser)
 

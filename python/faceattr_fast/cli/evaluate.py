@@ -17,6 +17,7 @@ from .output import replacing
 from .progress import Progress
 from .usage import (
     UsageError,
+    add_device_argument,
     add_dtype_argument,
     add_threads_argument,
     add_weights_argument,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-missing", action="store_true", help="leave out pairs whose pictures are in no DATA")
     parser.add_argument("--heads", type=names, metavar="A,B", help="heads to measure (default: all that have labels)")
     add_weights_argument(parser)
+    add_device_argument(parser)
     add_dtype_argument(parser)
     add_threads_argument(parser)
 
@@ -103,7 +105,11 @@ def load_network(weights: Path, arguments: argparse.Namespace, sets: Sequence[Pa
         heads = [spec.head(name).name for name in arguments.heads]
     identity = ["identity"] if spec.identities is not None else []
     return FastForward.load(
-        weights, dtype=arguments.dtype, threads=arguments.threads, heads=["embedding", *identity, *heads]
+        weights,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        heads=["embedding", *identity, *heads],
     )
 
 

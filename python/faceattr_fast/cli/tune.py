@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from ..tuning import Tuning
 
 
+_FORMATS = DTYPES["cpu"]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_argument(parser)
     parser.add_argument(
-        "--dtype", type=names, default=["float32"], metavar="A,B", help=f"{', '.join(DTYPES)} (default: float32)"
+        "--dtype", type=names, default=["float32"], metavar="A,B", help=f"{', '.join(_FORMATS)} (default: float32)"
     )
     parser.add_argument("--heads", type=names, metavar="A,B", help="results that are computed (default: all heads)")
     add_threads_argument(parser)
@@ -134,9 +137,9 @@ def _plans(arguments: argparse.Namespace, isa: str) -> dict[str, Plan]:
     from ..rewrite import build_plan
     from ..weights import read_weights
 
-    unknown = [dtype for dtype in arguments.dtype if dtype not in DTYPES]
+    unknown = [dtype for dtype in arguments.dtype if dtype not in _FORMATS]
     if unknown or not arguments.dtype:
-        raise UsageError(f"--dtype: expected some of {', '.join(DTYPES)}, got {', '.join(unknown) or 'none'}")
+        raise UsageError(f"--dtype: expected some of {', '.join(_FORMATS)}, got {', '.join(unknown) or 'none'}")
     weights = read_weights(weights_path(arguments))
     plan = build_plan(weights.spec, weights.tensors, check_heads(weights.spec, arguments.heads))
     return {dtype: format_plan(plan, weights, dtype, isa) for dtype in arguments.dtype}

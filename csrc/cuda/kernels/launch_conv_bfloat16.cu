@@ -1,0 +1,1 @@
+#include "cuda/kernels/launch_conv_bfloat16.cc"  // by nvcc

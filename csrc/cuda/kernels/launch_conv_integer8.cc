@@ -1,0 +1,10 @@
+#include "cuda/kernels/launch_conv.h"
+#include "cuda/kernels/launches.h"
+
+namespace faceattr::cuda {
+
+void launch_conv_integer8(ConvTileId tile, const LaunchConfig& config, const ConvParams& params) {
+  launch_segmented_conv<Integer8>(tile, config, params);
+}
+
+}  // namespace faceattr::cuda
