@@ -77,3 +77,19 @@ def write_data(root: Path) -> None:
         root / "ferplus" / "ferplus_48x48.npz", x=pictures, votes=votes, split=(np.arange(30) >= 22).astype(np.uint8),
         name=np.array([f"f{i}" for i in range(30)]), vote_columns=np.array(COLUMNS),
     )  # fmt: skip
+
+
+def face_sets(data: Path, packed: Path) -> list:
+    """The three of :func:`write_data` as the trainer takes them."""
+    from faceattr_fast.training.prepare import PrepareOptions, prepare
+    from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
+
+    sources = [
+        (UTKFace(data / "utkface"), PrepareOptions(test=8)),
+        (LFW(data / "lfw"), None),
+        (FERPlus(data / "ferplus"), None),
+    ]
+    return [
+        prepare(source, packed / source.name, options, report=lambda line: None).face_set()
+        for source, options in sources
+    ]

@@ -118,13 +118,11 @@ def examined_set(fast: FastForward, data: PackedFaces | Path, split: str) -> Cas
     from ..training.cases import examine_packed, examine_pictures
 
     if isinstance(data, Path):
-        with data.open("rb") as file:
-            lines = sum(1 for _ in file) - 1
-        with Progress(lines, "faces") as progress:
-            return examine_pictures(fast, data, lambda done: progress.show(done, data.name))
+        with Progress(None, "faces") as progress:
+            return examine_pictures(fast, data, progress.step)
     total = len(data) if split == "all" else int((data.split == split).sum())
     with Progress(total, "faces") as progress:
-        return examine_packed(fast, data, split, lambda done: progress.show(done, data.info["name"]))
+        return examine_packed(fast, data, split, progress.step)
 
 
 def about(weights: Path, fast: FastForward) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training on labelled faces, and measuring on those that training never saw.
 
-Needs the ``photo`` extra, and ``torch`` for all that trains; measuring does without it. The data adapters read folders
-of LFW, UTKFace and FER+; none of them is part of the package.
+Needs the ``train`` extra; packing and measuring do without its torch. :func:`.prepare.prepare` packs the pictures of a
+source (:mod:`.sources`) into a folder, :class:`PackedFaces` reads it; no data set is part of the package.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cases import Cases, examine, predict
-    from .datasets import FaceSet, load_ferplus, load_lfw, load_utkface
+    from .datasets import FaceSet
     from .evaluate import measure
+    from .packed import PackedFaces
+    from .prepare import PrepareOptions
     from .schedule import Budget, Recipe
     from .trainer import train
 
 __all__ = [
-    "Budget", "Cases", "FaceSet", "Recipe", "examine", "load_ferplus", "load_lfw", "load_utkface", "measure",
-    "predict", "train",
+    "Budget", "Cases", "FaceSet", "PackedFaces", "PrepareOptions", "Recipe", "examine", "measure", "predict", "train",
 ]  # fmt: skip
 
 _MODULES = {
     "cases": ("Cases", "examine", "predict"),
-    "datasets": ("FaceSet", "load_ferplus", "load_lfw", "load_utkface"),
+    "datasets": ("FaceSet",),
     "evaluate": ("measure",),
+    "packed": ("PackedFaces",),
+    "prepare": ("PrepareOptions",),
     "schedule": ("Budget", "Recipe"),
     "trainer": ("train",),
 }

@@ -18,7 +18,8 @@ from ..spec import HeadSpec, NetworkSpec
 from .augment import render
 from .datasets import FaceSet
 from .labels import UNKNOWN
-from .packed import SPLITS, PackedFaces, class_index, rows_of, whole_number
+from .packed import SPLITS, PackedFaces
+from .tables import class_index, rows_of, whole_number
 
 __all__ = ["Cases", "examine", "examine_packed", "examine_pictures", "known_heads", "predict"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .packed import rows_of
+from .tables import rows_of
 
 __all__ = ["Pairs", "read_pairs"]
 
