@@ -42,11 +42,11 @@ from faceattr_fast.training.cases import Cases, examine, predict
 from faceattr_fast.training.datasets import FaceSet
 from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
 from faceattr_fast.training.labels import TRAINED_ETHNICITIES
-from faceattr_fast.training.packed import CLASSES
 from faceattr_fast.training.pairs import read_pairs
 from faceattr_fast.training.prepare import PrepareOptions, prepare
 from faceattr_fast.training.schedule import Budget, Recipe
 from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
+from faceattr_fast.training.sources.values import KNOWN_CLASSES
 from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
 from faceattr_fast.weights import Weights, read_weights, write_weights
 
@@ -84,7 +84,7 @@ def measure(
     fast = FastForward.from_module(net)
     figures: dict[str, Any] = {}
     for faces in (utkface, ferplus, lfw):
-        cases = examine(fast, faces, faces.held_out, CLASSES)
+        cases = examine(fast, faces, faces.held_out, KNOWN_CLASSES)
         report = evaluate.measure(fast.spec, cases)
         figures |= {f"{head} on {faces.name}": row for head, row in report["heads"].items()}
         figures[f"groups on {faces.name}"] = report["groups"]

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="also verification: LFW's pairs.txt, or a CSV table")
     parser.add_argument("--allow-missing", action="store_true", help="leave out pairs whose pictures are in no DATA")
     parser.add_argument("--heads", type=names, metavar="A,B", help="heads to measure (default: all that have labels)")
+    parser.add_argument("--no-plots", action="store_true", help="figures only")
     add_weights_argument(parser)
     add_device_argument(parser)
     add_dtype_argument(parser)
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             report["verification"] = verification_report(examined, pairs, arguments.allow_missing)
     if not any(section["heads"] or "identity" in section for section in report["sets"]) and pairs is None:
         raise UsageError("nothing to measure: the data has no label of this network's heads and no names of people")
-    write(report, arguments.out)
+    write(report, arguments.out, not arguments.no_plots)
     summarise(report)
     print(f"{arguments.out / 'report.md'}")
     return 0
@@ -131,15 +132,15 @@ def about(weights: Path, fast: FastForward) -> dict[str, Any]:
     return entry | {key: fast.metadata[key] for key in ("version", "licence") if key in fast.metadata}
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
+def write(report: dict[str, Any], folder: Path, with_plots: bool) -> None:
     """Every file of the report, each of them whole."""
     from ..training.report import markdown, plots, to_json
 
-    drawn = plots(report)
+    drawn = plots(report) if with_plots else {}
     for name, draw in drawn.items():
         with replacing(folder / name) as temporary:
             draw(temporary)
-    if not drawn:
+    if with_plots and not drawn:
         print("faceattr evaluate: no plots: pip install 'faceattr_fast[plots]'", file=sys.stderr)
     for name, text in (("report.json", to_json(report)), ("report.md", markdown(report, list(drawn)))):
         with replacing(folder / name) as temporary:

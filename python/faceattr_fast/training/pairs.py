@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .tables import rows_of
+from .tables import DataError, rows_of
 
 __all__ = ["Pairs", "read_pairs"]
 
@@ -36,7 +36,7 @@ class Pairs:
         """int [n, 2]: places of the pictures in ``files``, -1 where one is not there.
 
         Raises:
-            ValueError: two files have the name of one picture of a pair.
+            DataError: two files have the name of one picture of a pair.
         """
         place: dict[str, int] = {}
         twice: set[str] = set()
@@ -46,7 +46,7 @@ class Pairs:
                 twice.add(name)
             place[name] = i
         if ambiguous := sorted(twice.intersection([*self.a, *self.b])):
-            raise ValueError(f"pairs: several faces have the name {ambiguous[0]!r}")
+            raise DataError(f"pairs: several faces have the name {ambiguous[0]!r}")
         return np.array([[place.get(name, -1) for name in pair] for pair in zip(self.a, self.b, strict=True)], int)
 
 
@@ -60,12 +60,12 @@ def read_pairs(path: str | PathLike[str]) -> Pairs:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is wrong, by number.
+        DataError: a line is wrong, by number.
     """
     path = Path(path)
     found = list(_of_table(path) if path.suffix.lower() == ".csv" else _of_text(path))
     if not found:
-        raise ValueError(f"{path}: no pairs")
+        raise DataError(f"{path}: no pairs")
     a, b, same, split = zip(*found, strict=True)
     return Pairs(list(a), list(b), np.array(same, bool), np.array(split))
 
@@ -78,9 +78,9 @@ def _of_table(path: Path) -> Iterator[tuple[str, str, bool, str]]:
             by_number = "person_a" in row
             columns = ("person_a", "image_a", "person_b", "image_b") if by_number else ("file_a", "file_b")
             if missing := [column for column in columns if column not in row]:
-                raise ValueError(f"{path}: expected the columns {missing}, got {list(row)}")
+                raise DataError(f"{path}: expected the columns {missing}, got {list(row)}")
         if row["same"] not in ("0", "1"):
-            raise ValueError(f"{where}: same: expected 0 or 1, got {row['same']!r}")
+            raise DataError(f"{where}: same: expected 0 or 1, got {row['same']!r}")
         if by_number:
             a, b = (_picture(row[f"person_{x}"], row[f"image_{x}"], where) for x in "ab")
         else:
@@ -92,22 +92,22 @@ def _of_text(path: Path) -> Iterator[tuple[str, str, bool, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
     head = lines[0].split() if lines else []
     if len(head) not in (1, 2) or not all(part.isdecimal() and int(part) for part in head):
-        got = lines[0] if lines else "an empty file"
-        raise ValueError(f"{path}, line 1: expected the numbers of splits and of pairs of a kind, got {got!r}")
+        got = repr(lines[0]) if lines else "an empty file"
+        raise DataError(f"{path}, line 1: expected the numbers of splits and of pairs of a kind, got {got}")
     splits, each = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
     if len(lines) - 1 != 2 * splits * each:
-        raise ValueError(f"{path}: expected {splits} x 2 x {each} pairs after line 1, got {len(lines) - 1}")
+        raise DataError(f"{path}: expected {splits} x 2 x {each} pairs after line 1, got {len(lines) - 1}")
     for i, line in enumerate(lines[1:]):
         same = i // each % 2 == 0
         where, parts = f"{path}, line {i + 2}", line.split()
         if len(parts) != (3 if same else 4):
             wanted = "PERSON IMAGE IMAGE" if same else "PERSON IMAGE PERSON IMAGE"
-            raise ValueError(f"{where}: expected {wanted}, got {line!r}")
+            raise DataError(f"{where}: expected {wanted}, got {line!r}")
         a = _picture(parts[0], parts[1], where)
         b = _picture(parts[0], parts[2], where) if same else _picture(parts[2], parts[3], where)
         yield a, b, same, str(1 + i // (2 * each))
@@ -115,5 +115,5 @@ def _of_text(path: Path) -> Iterator[tuple[str, str, bool, str]]:
 
 def _picture(person: str, number: str, where: str) -> str:
     if not person or not number.isdecimal():
-        raise ValueError(f"{where}: expected a person and the number of an image, got {person!r} {number!r}")
+        raise DataError(f"{where}: expected a person and the number of an image, got {person!r} {number!r}")
     return f"{person}_{int(number):04d}"
