@@ -62,8 +62,13 @@ def head_report(head: HeadSpec, cases: Cases) -> dict[str, Any]:
     p, labels = cases.probabilities[head.name], cases.labels[head.name]
     report = protocols.accuracy_report(p, labels, head.class_labels)
     known = labels != UNKNOWN
-    right = p[known].argmax(1) == labels[known]
-    report["calibration"] = protocols.calibration(p[known].max(1, initial=0), right)
+    if head.kind == "sigmoid":  # each class on its own: every pair is an answer
+        told, positive = cases.positives(head)
+        pairs = np.ix_(told, trained_classes(head))
+        report["calibration"] = protocols.calibration(p[pairs].ravel(), positive[pairs].ravel())
+    else:
+        right = p[known].argmax(1) == labels[known]
+        report["calibration"] = protocols.calibration(p[known].max(1, initial=0), right)
     if _has_years(head):
         near = np.abs(p[known].argmax(1) - labels[known]) <= 1
         report["within one bin"] = protocols.share(near)
@@ -157,7 +162,10 @@ def _by_class(head: HeadSpec, cases: Cases) -> dict[str, np.ndarray]:
 
 
 def groups_report(spec: NetworkSpec, cases: Cases, groups: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Accuracy of each head within each group, and the age error; ``intervals`` and ``counts`` of each."""
+    """Accuracy of each head within each group, and the age error; ``intervals`` and ``counts`` of each.
+
+    ``unlabelled``: share of the group's faces with no class at its threshold, for heads that have thresholds.
+    """
     table: dict[str, dict[str, Any]] = {}
     for group, members in groups.items():
         row: dict[str, Any] = {"n": int(members.sum())}
@@ -169,13 +177,18 @@ def groups_report(spec: NetworkSpec, cases: Cases, groups: Mapping[str, np.ndarr
             right = p[known].argmax(1) == truth[known]
             row[name] = protocols.share(right)
             intervals[name], counts[name] = protocols.wilson(int(right.sum()), len(right)), len(right)
+        unlabelled = {
+            name: protocols.share(qualifies(spec.head(name), p[members]).sum(1) == 0)
+            for name, p in cases.probabilities.items()
+            if spec.head(name).thresholds is not None
+        }
         if "age" in cases.probabilities and _has_years(spec.head("age")):
             error = age_errors(spec.head("age"), cases, members)
             if len(error):
                 row["mean error in years"] = float(error.mean())
                 intervals["mean error in years"] = protocols.bootstrap_mean(error)
                 counts["mean error in years"] = len(error)
-        table[group] = row | {"intervals": intervals, "counts": counts}
+        table[group] = row | {"intervals": intervals, "counts": counts, "unlabelled": unlabelled}
     return table
 
 

@@ -148,7 +148,7 @@ def verification(cosines: np.ndarray, same: np.ndarray, split: np.ndarray) -> di
     Raises:
         ValueError: fewer than two splits, or pairs of only one kind.
     """
-    parts = np.unique(split)
+    parts = list(dict.fromkeys(split.tolist()))
     if len(parts) < 2:
         raise ValueError(f"split: expected pairs in at least two splits, got {len(same)} pairs in {len(parts)}")
     rows = []

@@ -77,23 +77,25 @@ def _summary(section: Report) -> Iterator[Sequence[str]]:
 def _head(head: Report) -> Iterator[str]:
     if "mean error in years" in head:
         error, interval = head["mean error in years"], head["interval of the error"]
+        near = f"Within one bin {_percent(head['within one bin'])}."
         if error is not None:
-            between = f"{interval[0]:.2f} to {interval[1]:.2f}"
-            yield f"Mean error of the expected age {error:.2f} years ({between}; {head['faces with years']:,} faces); "
-        yield f"within one bin {_percent(head['within one bin'])}."
-        yield ""
+            between = f"{interval[0]:.2f} to {interval[1]:.2f}; {head['faces with years']:,} faces"
+            near += f" Mean error of the expected age {error:.2f} years ({between})."
+        yield from (near, "")
     if "left out" in head:
         lost = ", ".join(f"{name} ({count:,})" for name, count in head["left out"].items())
         yield from (f"Left out, as the network was not trained on these classes: {lost}.", "")
-    rows = ((name, f"{row['n']:,}", _percent(row["recall"]), f"{row['predicted']:,}")
-            for name, row in head["classes"].items())  # fmt: skip
-    yield from _table(("class", "n", "found", "answers"), rows)
-    yield from ("", "Confusion: a row for what is true, a column for the answer.", "")
-    names = list(head["classes"])
-    confusion = zip(names, head["confusion"], strict=True)
-    yield from _table(("", *names), ((name, *(f"{count:,}" for count in row)) for name, row in confusion))
+    if head["n"]:
+        rows = ((name, f"{row['n']:,}", _percent(row["recall"]), f"{row['predicted']:,}")
+                for name, row in head["classes"].items())  # fmt: skip
+        yield from _table(("class", "n", "found", "answers"), rows)
+        yield from ("", "Confusion: a row for what is true, a column for the answer.", "")
+        names = list(head["classes"])
+        confusion = zip(names, head["confusion"], strict=True)
+        yield from _table(("", *names), ((name, *(f"{count:,}" for count in row)) for name, row in confusion))
+        yield ""
     if "operating point" in head:
-        yield from ("", *_operating(head["operating point"]))
+        yield from _operating(head["operating point"])
 
 
 def _operating(point: Report) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _operating(point: Report) -> Iterator[str]:
 
 
 def _groups(section: Report) -> Iterator[str]:
-    heads = list(section["heads"])
+    heads = [name for name, head in section["heads"].items() if head["n"]]
     years = any("mean error in years" in row for row in section["groups"].values())
 
     def cells(name: str, row: Report) -> Iterator[str]:
@@ -124,6 +126,8 @@ def _groups(section: Report) -> Iterator[str]:
         yield f"{row['n']:,}"
         for head in heads:
             cell = f"{_percent(row[head])} ({_interval(row['intervals'][head])}; {row['counts'][head]:,})"
+            if head in row["unlabelled"]:
+                cell += f", unlabelled {_percent(row['unlabelled'][head])}"
             yield cell if row[head] is not None else "–"
         if years and "mean error in years" in row:
             low, high = row["intervals"]["mean error in years"]
@@ -237,7 +241,9 @@ def _confusion_and_reliability(head: Report) -> Plot:
         axes[1].plot([0, 1], [0, 1], color="grey", linewidth=1)
         axes[1].plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], marker="o")
         error = 100 * head["calibration"]["error"]
-        axes[1].set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"off by {error:.1f} %")
+        axes[1].set(
+            xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=f"calibration error {error:.1f} %"
+        )
 
     return draw
 
