@@ -6,6 +6,8 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#elif defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
 #endif
 
 #if defined(__x86_64__)
@@ -52,6 +54,19 @@ thread_local Fiber* running = nullptr;
 thread_local Fiber* left = nullptr;
 
 }  // namespace
+
+Fiber::~Fiber() {
+#if defined(__SANITIZE_THREAD__)
+  if (others_) __tsan_destroy_fiber(others_);
+#endif
+}
+
+void Fiber::abandon_others() {
+#if defined(__SANITIZE_THREAD__)
+  if (others_) __tsan_destroy_fiber(others_);
+  others_ = __tsan_create_fiber(0);
+#endif
+}
 
 void Fiber::prepare(void (*entry)()) {
   if (!stack_) stack_.reset(new char[kStackBytes]);  // not cleared: pages that are never used are never touched
@@ -100,6 +115,13 @@ void Fiber::switch_from_to(Fiber& from, Fiber& to) {
   running = &to;
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&from.fake_stack_, to.bottom_, to.size_);
+#elif defined(__SANITIZE_THREAD__)
+  if (!from.stack_) {
+    from.self_ = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(from.others_, 0);
+  } else if (!to.stack_) {
+    __tsan_switch_to_fiber(to.self_, 0);
+  }
 #endif
 #if defined(__x86_64__)
   faceattr_switch_stack(&from.stack_pointer_, to.stack_pointer_);

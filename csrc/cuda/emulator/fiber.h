@@ -15,6 +15,10 @@ class Fiber {
   Fiber() = default;  // of the host thread's own stack, to switch back to
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
+  ~Fiber();
+
+  // Of a host's fiber, before it switches to new ones: those of before will not run on.
+  void abandon_others();
 
   // Makes the next switch to this fiber call entry(), which must never return. Whatever ran here before is forgotten,
   // without unwinding.
@@ -41,6 +45,10 @@ class Fiber {
   void* fake_stack_ = nullptr;
   const void* bottom_ = nullptr;
   size_t size_ = 0;
+  // ThreadSanitizer's contexts: of the host thread, and one for all fibers that it switches to. One for each of them
+  // would take seconds to make.
+  void* self_ = nullptr;
+  void* others_ = nullptr;
 };
 
 }  // namespace faceattr::cuda::emulator

@@ -11,6 +11,7 @@ void Machine::run(const Program& program, int64_t first, uint32_t seed) {
   seed_ = seed;
   random_ = seed ? seed : 1;
   running_machine = this;
+  host_.abandon_others();
   set_up(first);
   while (alive_ > 0) {
     if (Thread* next = pick()) {
@@ -63,6 +64,14 @@ void Machine::set_up(int64_t first) {
   ready_warps_.clear();
   ready_lanes_.assign(static_cast<size_t>(count * warps), 0);
   position_.assign(static_cast<size_t>(count * warps), -1);
+  // Mostly one block or one warp hardly gets a turn: what does not wait for it soon shows.
+  slow_begin_ = slow_end_ = 0;
+  const int drawn = static_cast<int>(random() % static_cast<uint32_t>(count * warps));
+  if (random() % 8 != 0) {
+    const bool whole_block = count > 1 && random() % 4 != 0;
+    slow_begin_ = whole_block ? drawn / warps * warps : drawn;
+    slow_end_ = slow_begin_ + (whole_block ? warps : 1);
+  }
   for (int i = 0; i < alive_; ++i) {
     Thread& thread = *threads_[static_cast<size_t>(i)];
     thread.fiber.prepare(&Machine::thread_entry);
@@ -108,7 +117,10 @@ Thread* Machine::pick() {
   if (seed_ == 0) {
     if (!stay) warp_ = *std::min_element(ready_warps_.begin(), ready_warps_.end());
   } else if (!stay || random() % 256 == 0) {
-    warp_ = ready_warps_[random() % ready_warps_.size()];
+    for (int draw = 0; draw < 8; ++draw) {
+      warp_ = ready_warps_[random() % ready_warps_.size()];
+      if (warp_ < slow_begin_ || warp_ >= slow_end_) break;
+    }
   }
   uint32_t& lanes = ready_lanes_[static_cast<size_t>(warp_)];
   const uint32_t turn = seed_ == 0 ? 0 : random_ >> 7 & 31;

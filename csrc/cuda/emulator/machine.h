@@ -183,7 +183,8 @@ class Machine {
 
   std::vector<uint32_t> ready_lanes_;  // by warp
   std::vector<int> ready_warps_, position_;
-  int warp_ = -1;  // that runs
+  int warp_ = -1;                      // that runs
+  int slow_begin_ = 0, slow_end_ = 0;  // warps that others overtake
   std::vector<Thread*> polling_;
   int idle_polls_ = 0;
   uint32_t seed_ = 0, random_ = 1;
