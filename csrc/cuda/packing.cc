@@ -14,7 +14,9 @@ namespace {
 
 constexpr std::size_t kAlignment = 256;
 
-void put(Format format, float value, std::byte* to) {
+}  // namespace
+
+void put_value(Format format, float value, std::byte* to) {
   switch (format) {
     case Format::kFloat: {
       std::memcpy(to, &value, sizeof value);
@@ -39,8 +41,6 @@ void put(Format format, float value, std::byte* to) {
     }
   }
 }
-
-}  // namespace
 
 std::size_t Packing::add(std::size_t bytes) {
   const std::size_t offset = (bytes_.size() + kAlignment - 1) / kAlignment * kAlignment;
@@ -111,7 +111,7 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
       const int from = first_k[order[cursor.segment]] + cursor.tap * segment.count + channel;
       for (int o = 0; o < channels; ++o) {
         const std::int64_t at = weight_index(step, i / group, weight_column(o), packed.padded);
-        put(format, weight[static_cast<std::size_t>(o) * k + from], to + at * kGroupBytes + i % group * bytes);
+        put_value(format, weight[static_cast<std::size_t>(o) * k + from], to + at * kGroupBytes + i % group * bytes);
       }
     }
   }
@@ -130,7 +130,7 @@ std::size_t pack_stem(const std::vector<float>& weight, const float (&factor)[3]
         const int ky = tap / kStemTaps, kx = tap % kStemTaps;
         const std::int64_t at = weight_index(2 * ky + kx / 4, kx % 4 / 2, weight_column(o), padded);
         const float value = weight[(static_cast<std::size_t>(o) * kStemTaps * kStemTaps + tap) * 3 + c] * factor[c];
-        put(format, value, to + at * kGroupBytes + (kx % 2 * 4 + c) * 2);
+        put_value(format, value, to + at * kGroupBytes + (kx % 2 * 4 + c) * 2);
       }
     }
   }

@@ -32,6 +32,9 @@ class Packing {
   std::vector<std::byte> bytes_;
 };
 
+// One value of a format. Throws std::invalid_argument where float16 does not hold it.
+void put_value(Format format, float value, std::byte* to);
+
 // A convolution's sources but for the addresses, in the order of their steps, and its weights.
 struct PackedConv {
   std::vector<ConvSource> sources;

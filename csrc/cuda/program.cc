@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cuda/hopper/launches.h"
+#include "cuda/hopper/resident_run.h"
 #include "cuda/kernels/launches.h"
 #include "cuda/memory.h"
 #include "cuda/packing.h"
@@ -81,6 +83,12 @@ struct QuantizeLaunch {
   std::size_t inverse = 0;
 };
 
+// Phases that run as one, where a batch is large enough.
+struct ResidentLaunch {
+  ResidentRun run;
+  PackedResident packed;
+};
+
 using PhaseLaunch = std::variant<StemLaunch, ConvLaunch, MeansLaunch, LinearLaunch, QuantizeLaunch>;
 
 struct Program::State {
@@ -90,6 +98,7 @@ struct Program::State {
   Memory memory;
   Packing packing;
   std::vector<PhaseLaunch> phases;
+  std::vector<ResidentLaunch> residents;
   std::vector<std::vector<int>> gathered;  // by phase: outputs that are copied behind it
   std::vector<std::size_t> output_scale;   // by output, of integers
   int max_images = kMaxImages;
@@ -103,7 +112,12 @@ struct Program::State {
 
   State(Plan plan_in, const Target& target_in) : plan(std::move(plan_in)), target(target_in) {
     kinds = check(plan);
-    memory = place_tensors(plan, kinds);
+    std::vector<ResidentRun> runs;
+    if (target.hopper_kernels) runs = find_resident_runs(plan);
+    // Images do not finish together: what the first of them writes must not be what another has yet to read.
+    std::vector<Use> uses;
+    for (const ResidentRun& run : runs) uses.push_back({run.src, run.last});
+    memory = place_tensors(plan, kinds, uses);
     for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
       try {
         std::visit([&](const auto& phase) { add(phase); }, plan.phases[p]);
@@ -111,6 +125,7 @@ struct Program::State {
         throw std::invalid_argument("plan, phase " + std::to_string(p) + ": " + error.what());
       }
     }
+    for (const ResidentRun& run : runs) residents.push_back({run, pack_resident(plan, run, packing)});
     gather_outputs();
     // Positions and groups of a whole batch are counted in 32 bits.
     for (int t = 0; t < static_cast<int>(plan.tensors.size()); ++t) {
@@ -512,8 +527,48 @@ struct Program::State {
     run(bound, to, name, [&] { launch_gather(src.format, to, params); });
   }
 
+  // Clusters of neighbours; each block takes an image at a time.
+  void enqueue(const ResidentLaunch& launch, const Bound& bound) const {
+    const Call& call = bound.call;
+    const ResidentRun& part = launch.run;
+    const TensorShape& shape = plan.tensors[part.src];
+    ResidentParams params = {};
+    params.src = map(call, part.src);
+    params.dst = part.narrow < 0 ? nullptr : map(call, part.narrow);
+    params.floats = part.floats < 0 ? nullptr : map(call, part.floats);
+    params.weights = packed<std::uint8_t>(call, launch.packed.weights);
+    params.bias = packed<float>(call, launch.packed.bias);
+    params.images = call.images;
+    params.blocks = part.blocks();
+    params.groups = group_count(shape.channels, shape.format);
+    params.floats_groups = group_count(shape.channels, Format::kFloat);
+    // As many whole clusters as there is room for at once; of a small batch fewer.
+    const int room = std::max(1, target.multiprocessors / kResidentCluster);
+    const int clusters = std::min(room, divide_up(call.images, kResidentCluster));
+    LaunchConfig to = config(call, clusters * kResidentCluster, kResidentThreads, resident_shared_bytes(part.shape));
+    to.cluster = kResidentCluster;
+    const std::string name =
+        std::string("resident_blocks_") + format_name(part.format) + " x" + std::to_string(part.blocks());
+    run(bound, to, name, [&] { launch_resident(part.format, part.shape, to, params); });
+  }
+
+  const ResidentLaunch* resident_of(int phase, int images) const {
+    if (images < resident_images(target)) return nullptr;
+    for (const ResidentLaunch& resident : residents) {
+      if (phase >= resident.run.first && phase <= resident.run.last) return &resident;
+    }
+    return nullptr;
+  }
+
   void enqueue_phase(int phase, const Bound& bound) const {
-    std::visit([&](const auto& launch) { enqueue(launch, bound); }, phases[phase]);
+    const ResidentLaunch* resident = resident_of(phase, bound.call.images);
+    if (resident == nullptr) {
+      std::visit([&](const auto& launch) { enqueue(launch, bound); }, phases[phase]);
+    } else if (phase == resident->run.first) {
+      enqueue(*resident, bound);
+    } else if (bound.names != nullptr) {
+      bound.names->push_back("with phase " + std::to_string(resident->run.first));
+    }
     for (int output : gathered[phase]) gather(output, bound);
   }
 };

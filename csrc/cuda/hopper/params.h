@@ -1,0 +1,86 @@
+// What the kernels of hopper/ are told, and the shapes that host and device agree on. Addresses are the device's.
+#pragma once
+
+#include "cuda/kernels/params.h"
+
+namespace faceattr::cuda {
+
+// ---- Resident blocks (resident_blocks.h).
+
+// A map of Side x Side positions; channels are padded to these multiples of 128: two warpgroups share the rows of a
+// product, in tiles of 64.
+template <int Side, int StreamChannels, int MiddleChannels>
+struct ResidentShape {
+  static_assert(StreamChannels % 128 == 0 && MiddleChannels % 128 == 0);
+  static constexpr int kSide = Side, kStreamChannels = StreamChannels, kMiddleChannels = MiddleChannels;
+  static constexpr int kPositions = Side * Side;
+  static constexpr int kColumns = divide_up(kPositions, 8) * 8;                                   // N of a product
+  static constexpr int kStreamTiles = StreamChannels / 128, kMiddleTiles = MiddleChannels / 128;  // of a warpgroup
+
+  // A tap reads kColumns positions from up to one row and one position before the map, or after it.
+  static constexpr int kGuard = Side + 1;
+  static constexpr int kMiddlePitch = divide_up(kColumns + 2 * kGuard, 8) * 8;
+
+  // A slot of the ring has all rows of so many groups of K.
+  static constexpr int kSlots = 4, kSlotBytes = 16384;
+  static constexpr int kReduceGroups = kSlotBytes / kGroupBytes / MiddleChannels;
+  static constexpr int kExpandGroups = kSlotBytes / kGroupBytes / StreamChannels;
+  static constexpr int kReduceSlots = StreamChannels / 8 / kReduceGroups;
+  static constexpr int kTapSlots = MiddleChannels / 8 / kExpandGroups;
+  static constexpr int kBlockSlots = kReduceSlots + 9 * kTapSlots;
+  static_assert(StreamChannels / 8 % kReduceGroups == 0 && MiddleChannels / 8 % kExpandGroups == 0);
+  static_assert(kReduceGroups % kStepGroups == 0 && kExpandGroups % kStepGroups == 0);
+
+  // Shared memory, in this order.
+  static constexpr int kStreamBytes = StreamChannels / 8 * kColumns * kGroupBytes;
+  static constexpr int kMiddleBytes = MiddleChannels / 8 * kMiddlePitch * kGroupBytes;
+  static constexpr int kSavedBytes = MiddleChannels / 8 * Side * kGroupBytes;  // a column of the middle map
+  static constexpr int kBarrierBytes = (2 * kSlots + 1) * 8;
+  static constexpr int kSharedBytes =
+      kStreamBytes + kMiddleBytes + kSlots * kSlotBytes + kSavedBytes + divide_up(kBarrierBytes, 16) * 16;
+  static_assert(kSharedBytes <= 232448, "what a block may have on sm_90");
+
+  // Sums of a thread: of 240 registers, some 40 hold everything else.
+  static_assert(kStreamTiles * kColumns / 2 <= 200 && kMiddleTiles * kColumns / 2 <= 200);
+};
+
+// Shapes that are compiled; channels of a plan fill up to the next.
+enum class ResidentShapeId { k14x256x128, k14x128x128 };
+template <class Visit>
+auto visit_shape(ResidentShapeId id, const Visit& visit) {
+  switch (id) {
+    case ResidentShapeId::k14x256x128:
+      return visit(ResidentShape<14, 256, 128>{});
+    case ResidentShapeId::k14x128x128:
+      break;
+  }
+  return visit(ResidentShape<14, 128, 128>{});
+}
+
+inline int resident_shared_bytes(ResidentShapeId id) {
+  return visit_shape(id, [](auto shape) { return static_cast<int>(shape.kSharedBytes); });
+}
+
+// Weights of a block, in units of 16 bytes, as they stream by: the 1x1, then the taps of the 3x3 column by column. The
+// middle column needs no border; then comes the one that reads to the left, then to the right.
+constexpr FA_HOST_DEVICE int resident_tap_column(int turn) { return turn == 0 ? 0 : 2 * turn - 3; }  // dx
+constexpr int resident_reduce_index(int middle, int group, int row) { return group * middle + row; }
+constexpr int resident_expand_index(int stream, int middle, int turn, int ky, int group, int row) {
+  return stream / 8 * middle + ((turn * 3 + ky) * (middle / 8) + group) * stream + row;
+}
+constexpr int resident_block_chunks(int stream, int middle) { return 10 * (stream / 8) * middle; }
+
+struct ResidentParams {
+  const uint8_t* src;      // the stream before the first block, by groups of 8
+  uint8_t* dst;            // after the last, or null; may be src
+  uint8_t* floats;         // the same as float32, or null
+  const uint8_t* weights;  // [blocks][kBlockSlots][kSlotBytes]
+  const float* bias;       // [blocks][padded middle, padded stream channels]
+  int images, blocks;
+  int groups;         // of 8 channels of the stream
+  int floats_groups;  // of 4
+};
+
+constexpr int kResidentThreads = 384;  // two warpgroups that multiply, one that copies
+
+}  // namespace faceattr::cuda
