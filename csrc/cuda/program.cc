@@ -51,6 +51,7 @@ struct StemLaunch {
   int dst = 0, parts = 1;  // of pixels as float32
   int parts_u8 = 1;
   bool first = true;  // of the plan's stems: it writes the flags
+  bool wgmma = false;
   std::size_t weights = 0, bias = 0, multiplier = 0;
 };
 
@@ -150,9 +151,13 @@ struct Program::State {
       launch.params.gain[c] = plan.scale[c] / unit;
       weight_factor[c] = unit / plan.scale[c];
     }
-    launch.weights = launch.format == Format::kFloat
-                         ? pack_float_stem(phase.weight, dst.channels, packing)
-                         : pack_stem(phase.weight, weight_factor, dst.channels, launch.format, packing);
+    launch.wgmma = target.hopper_kernels && launch.format != Format::kFloat;
+    if (launch.format == Format::kFloat) {
+      launch.weights = pack_float_stem(phase.weight, dst.channels, packing);
+    } else {
+      const auto pack = launch.wgmma ? pack_wgmma_stem : pack_stem;
+      launch.weights = pack(phase.weight, weight_factor, dst.channels, launch.format, packing);
+    }
     launch.bias = pack_channels(phase.bias, packing);
     phases.push_back(std::move(launch));
   }
@@ -402,11 +407,15 @@ struct Program::State {
     set_store(call, params.store, dst, floats ? launch.dst : -1, floats ? -1 : launch.dst);
     std::int64_t blocks = static_cast<std::int64_t>(call.images) * params.strips * params.column_tiles;
     if (!floats) blocks *= params.channel_tiles;
-    const std::size_t shared = floats ? 16 : stem_shared_bytes(tile.strip_rows, tile.columns, parts);
+    std::size_t shared = floats ? 16 : stem_shared_bytes(tile.strip_rows, tile.columns, parts);
+    if (launch.wgmma) shared = wgmma_stem_shared_bytes(tile.strip_rows, tile.columns);
     const LaunchConfig to = config(call, blocks, floats ? 128 : 256, shared);
-    const std::string name = std::string("stem_") + format_name(launch.format) + " " + std::to_string(tile.strip_rows) +
-                             "x" + std::to_string(tile.columns);
-    run(bound, to, name, [&] { launch_stem(launch.format, parts, to, params); });
+    const std::string name = std::string(launch.wgmma ? "wgmma_stem_" : "stem_") + format_name(launch.format) + " " +
+                             std::to_string(tile.strip_rows) + "x" + std::to_string(tile.columns);
+    run(bound, to, name, [&] {
+      if (launch.wgmma) return launch_wgmma_stem(launch.format, to, params);
+      launch_stem(launch.format, parts, to, params);
+    });
   }
 
   void enqueue(const ConvLaunch& launch, const Bound& bound) const {

@@ -13,4 +13,7 @@ constexpr int kResidentCluster = 2;
 // float16 or bfloat16. config.cluster is kResidentCluster.
 void launch_resident(Format format, ResidentShapeId shape, const LaunchConfig& config, const ResidentParams& params);
 
+// float16 or bfloat16.
+void launch_wgmma_stem(Format format, const LaunchConfig& config, const StemParams& params);
+
 }  // namespace faceattr::cuda

@@ -83,4 +83,24 @@ struct ResidentParams {
 
 constexpr int kResidentThreads = 384;  // two warpgroups that multiply, one that copies
 
+// ---- The stem (wgmma_stem.h). StemParams; weights are [tile of 32 channels][rows][4 groups][64][16 bytes].
+
+constexpr int kWgmmaStemThreads = 256;
+constexpr int kWgmmaStemRows = kStemTaps + 2;  // of pixels, under two rows of the convolution
+constexpr int kWgmmaStemWeightBytes = kWgmmaStemRows * 4 * 64 * kGroupBytes;
+constexpr int kWgmmaStemHeadBytes = kWgmmaStemWeightBytes + 16;  // and a barrier
+
+// Of a channel of a tile, for the upper or lower row of the convolution.
+constexpr int wgmma_stem_row(int channel, int lower) { return channel / 8 * 16 + lower * 8 + channel % 8; }
+
+// Columns of the convolution that are compiled: enough for so many pooled ones (at most kStemMaxColumns).
+constexpr int wgmma_stem_columns(int pooled) { return pooled <= 32 ? 64 : pooled <= 56 ? 112 : 128; }
+// Positions of a row: the last column's window has eight.
+constexpr FA_HOST_DEVICE int wgmma_stem_pitch(int columns) { return 2 * columns + 6; }
+constexpr int wgmma_stem_shared_bytes(int strip_rows, int pooled) {
+  const int columns = wgmma_stem_columns(pooled);
+  return kWgmmaStemHeadBytes + kWgmmaStemThreads / 32 * (columns / 2) * kGroupBytes + kStemFlagBytes +
+         stem_input_rows(strip_rows) * wgmma_stem_pitch(columns) * 8;
+}
+
 }  // namespace faceattr::cuda
