@@ -5,11 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "base/forks.h"
 #include "cpu/cpu_features.h"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#endif
 
 namespace faceattr {
 namespace {
@@ -17,16 +14,6 @@ namespace {
 // Images whose vectors are kept until their heads run together: enough to reuse head weights, flat memory for any
 // batch.
 constexpr std::int64_t kChunk = 64;
-
-// Counts forks: threads and locks of a parent do not exist in its child.
-std::atomic<std::uint64_t> generation{0};
-
-void watch_forks() {
-#if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
-  (void)registered;
-#endif
-}
 
 }  // namespace
 
@@ -75,7 +62,7 @@ class Engine::Runtime {
   }
 
   ThreadPool pool;
-  const std::uint64_t born = generation.load();
+  const std::uint64_t born = fork_generation();
 
  private:
   static constexpr std::size_t kIdle = 16;  // concurrent callers served without allocating
@@ -86,19 +73,17 @@ class Engine::Runtime {
 };
 
 Engine::Engine(Plan plan, const std::string& isa, int threads)
-    : features_(cpu::select_features(isa)), threads_(std::max(threads, 1)), executor_(std::move(plan), features_) {
-  watch_forks();
-}
+    : features_(cpu::select_features(isa)), threads_(std::max(threads, 1)), executor_(std::move(plan), features_) {}
 
 Engine::~Engine() {
   Runtime* runtime = runtime_.load();
   // A parent's runtime is left alone in a child: its threads cannot be joined, its locks may be held for ever.
-  if (runtime != nullptr && runtime->born == generation.load()) delete runtime;
+  if (runtime != nullptr && runtime->born == fork_generation()) delete runtime;
 }
 
 Engine::Runtime& Engine::runtime() const {
   Runtime* current = runtime_.load(std::memory_order_acquire);
-  if (current != nullptr && current->born == generation.load(std::memory_order_acquire)) return *current;
+  if (current != nullptr && current->born == fork_generation()) return *current;
   auto fresh = std::make_unique<Runtime>(executor_, threads_);
   if (runtime_.compare_exchange_strong(current, fresh.get())) return *fresh.release();
   return *current;  // another thread was first

@@ -1,4 +1,4 @@
-// The only file that knows Python: checks every array once, releases the GIL around the work.
+// The module _core: plans, the engine of the CPU, and where nvcc built it, that of CUDA.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,6 +7,10 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/arrays.h"
+#if defined(FACEATTR_CUDA)
+#include "bindings/cuda.h"
+#endif
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "engine.h"
@@ -35,53 +39,24 @@ Format float_format(const std::string& name) {
   throw py::value_error("unknown format of floats: " + name);
 }
 
-std::string shape_text(const py::array& array) { return py::str(py::tuple(array.attr("shape"))).cast<std::string>(); }
-
-void require_contiguous(const py::array& array, const std::string& name) {
-  if ((array.flags() & py::array::c_style) == 0) throw py::value_error(name + " must be C-contiguous");
+std::vector<float*> to_outputs(const Engine& engine, const std::vector<py::array>& arrays, std::int64_t images) {
+  std::vector<std::int64_t> floats;
+  for (const faceattr::Output& output : engine.executor().outputs()) {
+    floats.push_back(engine.executor().output_floats(output));
+  }
+  return faceattr::bindings::output_pointers(arrays, floats, images);
 }
 
-// uint8 [N, size, size, 3] or float32 [N, 3, size, size].
 faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* images) {
-  require_contiguous(array, "pixels");
+  const auto checked = faceattr::bindings::check_pixels(array, size);
+  *images = checked.images;
   faceattr::cpu::Pixels pixels;
-  const bool u8 = py::isinstance<py::array_t<std::uint8_t>>(array);
-  const bool f32 = py::isinstance<py::array_t<float>>(array);
-  if (!u8 && !f32) {
-    throw py::type_error("pixels must be uint8 or float32, got " + py::str(array.dtype()).cast<std::string>());
-  }
-  const std::vector<py::ssize_t> expected =
-      u8 ? std::vector<py::ssize_t>{size, size, 3} : std::vector<py::ssize_t>{3, size, size};
-  bool fits = array.ndim() == 4;
-  for (int i = 0; fits && i < 3; ++i) fits = array.shape(i + 1) == expected[i];
-  if (!fits) throw py::value_error("pixels have the wrong shape: " + shape_text(array));
-  *images = array.shape(0);
-  if (u8) {
-    pixels.u8 = static_cast<const std::uint8_t*>(array.data());
+  if (checked.u8) {
+    pixels.u8 = static_cast<const std::uint8_t*>(checked.data);
   } else {
-    pixels.f32 = static_cast<const float*>(array.data());
+    pixels.f32 = static_cast<const float*>(checked.data);
   }
   return pixels;
-}
-
-std::vector<float*> to_outputs(const Engine& engine, const std::vector<py::array>& arrays, std::int64_t images) {
-  const auto& outputs = engine.executor().outputs();
-  if (arrays.size() != outputs.size()) {
-    throw py::value_error("expected " + std::to_string(outputs.size()) + " outputs, got " +
-                          std::to_string(arrays.size()));
-  }
-  std::vector<float*> pointers;
-  for (std::size_t o = 0; o < arrays.size(); ++o) {
-    py::array array = arrays[o];
-    const std::string name = "output " + std::to_string(o);
-    require_contiguous(array, name);
-    if (!py::isinstance<py::array_t<float>>(array)) throw py::type_error(name + " must be float32");
-    if (array.size() != images * engine.executor().output_floats(outputs[o])) {
-      throw py::value_error(name + " has the wrong size: " + shape_text(array));
-    }
-    pointers.push_back(static_cast<float*>(array.mutable_data()));  // raises where it is read-only
-  }
-  return pointers;
 }
 
 void run(const Engine& engine, const py::array& pixels, const std::vector<py::array>& outputs, int size) {
@@ -104,14 +79,7 @@ struct BoundEngine {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The C++ engine: runs a plan on the CPU.";
 
-  py::register_exception_translator([](std::exception_ptr error) {
-    try {
-      if (error) std::rethrow_exception(error);
-    } catch (const faceattr::cpu::DeviceError& e) {
-      const py::object type = py::module_::import("faceattr_fast.errors").attr("DeviceError");
-      PyErr_SetString(type.ptr(), e.what());
-    }
-  });
+  faceattr::bindings::translate_to_device_error<faceattr::cpu::DeviceError>();
 
   m.def(
       "detected_isa", [] { return faceattr::cpu::describe_features(faceattr::cpu::detected_features()); },
@@ -280,4 +248,9 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("arena_bytes", [](const BoundEngine& self) {
         return self.engine.executor().arena_floats(1) * sizeof(float);
       });
+
+#if defined(FACEATTR_CUDA)
+  py::module_ cuda = m.def_submodule("_cuda", "The engine of CUDA.");
+  faceattr::bindings::bind_cuda(cuda);
+#endif
 }

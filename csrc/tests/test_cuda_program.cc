@@ -162,6 +162,36 @@ FA_TEST(integers_are_the_cpus) {
   }
 }
 
+FA_TEST(floats_become_the_cpus_integers) {
+  for (const int width : {6, 40}) {
+    Plan plan = quantized_plan(width, 7);
+    const int src = 5, dst = static_cast<int>(plan.tensors.size());
+    plan.tensors.push_back(plan.tensors[6]);
+    plan.phases.push_back(QuantizePhase{dst, src, random_values(width, 3)});
+    plan.outputs = {{dst, 0, width}, {src, 0, width}};
+    const Batch batch = make_batch(plan, 2);
+    const Outputs expected = run_cpu(plan, {batch.u8.data(), nullptr}, 2);
+    check_integers(plan, run(Program(plan, Target()), batch.u8, 2), expected, "width " + std::to_string(width));
+  }
+}
+
+// More columns than a block of the stem takes, more channels, and sizes that neither divides.
+FA_TEST(stems_of_any_size_are_the_cpus) {
+  for (const auto& [side, channels] : std::vector<std::pair<int, int>>{{66, 33}, {1, 70}, {3, 32}}) {
+    Plan plan = quantized_plan(channels, side);
+    plan.phases.resize(1);
+    plan.outputs = {{0, 0, channels}};
+    const Batch batch = make_batch(plan, 1);
+    const Outputs expected = run_cpu(plan, {batch.u8.data(), nullptr}, 1);
+    for (const Target& target : targets()) {
+      const Program program(plan, target);
+      const std::string what = "side " + std::to_string(side);
+      check_integers(plan, run(program, batch.u8, 1), expected, what);
+      check_integers(plan, run(program, batch.f32, 1), expected, what + ", float pixels");
+    }
+  }
+}
+
 FA_TEST(integers_of_pixels_of_any_size_are_the_cpus) {
   const Plan plan = quantized_plan(16);
   Batch batch = make_batch(plan, 1);

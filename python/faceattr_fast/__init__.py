@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .device import DeviceArray
 from .errors import DeviceError, WeightsError
 from .forward import FastForward, Outputs
 from .spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockSpec",
+    "DeviceArray",
     "DeviceError",
     "Face",
     "FaceAnalyzer",

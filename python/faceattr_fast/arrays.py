@@ -14,13 +14,13 @@ __all__ = ["as_outputs", "as_pixels"]
 _DLPACK_HOST = (1, 3)  # plain memory, and pinned memory that a GPU could read too
 
 
-def as_pixels(pixels: Any, size: int, name: str = "pixels") -> np.ndarray:
+def as_pixels(pixels: Any, size: int, name: str = "pixels", device: str = "the CPU") -> np.ndarray:
     """A C-contiguous numpy array over the caller's memory where that is possible, else a copy.
 
     Args:
         pixels: uint8 [N, size, size, 3] (RGB) or float32 [N, 3, size, size] (normalised); numpy, torch or any producer
             of ``__dlpack__`` on the CPU; any strides.
-        name: of the argument, for messages.
+        name, device: of the argument and of the network, for messages.
 
     Raises:
         TypeError: not an array, or another dtype or byte order.
@@ -28,7 +28,7 @@ def as_pixels(pixels: Any, size: int, name: str = "pixels") -> np.ndarray:
         DeviceError: memory of another device.
     """
     wanted = f"uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order"
-    array = _to_numpy(pixels, wanted, name)
+    array = _to_numpy(pixels, wanted, name, device)
     if array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
         raise TypeError(f"{name}: expected {wanted}, got {array.dtype!r} {list(array.shape)}")
     expected = (size, size, 3) if array.dtype == np.uint8 else (3, size, size)
@@ -40,7 +40,7 @@ def as_pixels(pixels: Any, size: int, name: str = "pixels") -> np.ndarray:
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
-def _to_numpy(pixels: Any, wanted: str, name: str) -> np.ndarray:
+def _to_numpy(pixels: Any, wanted: str, name: str, device: str) -> np.ndarray:
     if isinstance(pixels, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(pixels, np.ndarray):
@@ -54,16 +54,20 @@ def _to_numpy(pixels: Any, wanted: str, name: str) -> np.ndarray:
                 return np.from_dlpack(pixels)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(f"{name}: expected {wanted}, got what numpy cannot read: {error}") from error
-        raise DeviceError(f"{name}: on another device (DLPack type {int(kind)}, index {index}); this runs on the CPU")
+        raise DeviceError(f"{name}: on another device (DLPack type {int(kind)}, index {index}); this runs on {device}")
     if hasattr(pixels, "__cuda_array_interface__"):
-        raise DeviceError(f"{name}: in GPU memory; this runs on the CPU")
+        raise DeviceError(f"{name}: in GPU memory; this runs on {device}")
     raise TypeError(f"{name}: expected an array (numpy, torch or __dlpack__), got {type(pixels).__name__}")
 
 
 def as_outputs(
-    out: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pixels: np.ndarray
+    out: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], pixels: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Check the caller's output buffers: one writable C-contiguous float32 array per result, none overlapping."""
+    """Check the caller's output buffers: one writable C-contiguous float32 array per result, none overlapping.
+
+    Args:
+        pixels: where they are on the host.
+    """
     if not isinstance(out, Mapping):
         raise TypeError(f"out: expected a dict of arrays, got {type(out).__name__}")
     if out.keys() != shapes.keys():
@@ -78,7 +82,9 @@ def as_outputs(
             raise ValueError(f"out[{name!r}]: expected shape {list(shape)}, got {list(array.shape)}")
         if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
             raise ValueError(f"out[{name!r}]: expected a writable, aligned, C-contiguous array")
-        if any(np.may_share_memory(array, other) for other in (pixels, *arrays.values())):
+        if any(
+            np.may_share_memory(array, other) for other in (*(() if pixels is None else (pixels,)), *arrays.values())
+        ):
             raise ValueError(f"out[{name!r}]: overlaps the pixels or another output")
         arrays[name] = array
     return arrays

@@ -1,11 +1,14 @@
-"""From a :class:`~faceattr_fast.plan.Plan` to the C++ engine: weights rounded to float32, names turned to indices."""
+"""From a :class:`~faceattr_fast.plan.Plan` to a C++ engine: weights rounded to float32, names turned to indices."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from . import _core
 from .algorithms import transform_integers, transform_weight
+from .device import CudaDevice
 from .errors import WeightsError
 from .plan import (
     INTEGER_POINTS,
@@ -21,7 +24,7 @@ from .plan import (
     TensorShape,
 )
 
-__all__ = ["compile_plan"]
+__all__ = ["compile_for_cuda", "compile_plan"]
 
 
 def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
@@ -30,6 +33,19 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
     Raises:
         DeviceError: the instruction set is unknown or not there.
     """
+    return _core.Engine(_lower(plan), isa, threads)
+
+
+def compile_for_cuda(plan: Plan, device: CudaDevice) -> Any:
+    """Pack ``plan`` for a GPU and upload its weights; an ``Engine`` of the device's module.
+
+    Raises:
+        DeviceError: the device is not usable, or has no room.
+    """
+    return device.module.Engine(_lower(plan), device.index, device.kernels)
+
+
+def _lower(plan: Plan) -> _core.Plan:
     pixels = plan.spec.pixels
     core = _core.Plan(pixels.size, pixels.mean, pixels.scale)
     index = {name: _tensor(core, shape) for name, shape in plan.tensors.items()}
@@ -37,11 +53,14 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
         dst = index[phase.dst]
         match phase:
             case Stem():
-                core.stem(dst, _f32(phase.weight.transpose(0, 2, 3, 1)), _f32(phase.bias))
+                weight = _f32(phase.weight.transpose(0, 2, 3, 1))
+                _check_range(weight, plan.phase_format(phase))
+                core.stem(dst, weight, _f32(phase.bias))
             case SegmentedConv():
                 transformed, direct = phase.split()
                 channels = plan.tensors[phase.dst].channels
                 weight = _f32(np.concatenate([np.empty((channels, 0)), *map(_rows, direct)], axis=1))
+                _check_range(weight, plan.phase_format(phase))
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
@@ -82,7 +101,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 )
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
-    return _core.Engine(core, isa, threads)
+    return core
 
 
 def _tensor(core: _core.Plan, shape: TensorShape) -> int:
@@ -104,3 +123,9 @@ def _f32(array: np.ndarray) -> np.ndarray:
     if not np.isfinite(rounded).all():
         raise WeightsError("weights exceed the range of float32 once batch norm is folded in")
     return rounded
+
+
+def _check_range(weight: np.ndarray, dtype: str) -> None:
+    """The other formats have the range of float32."""
+    if dtype == "float16" and weight.size and np.abs(weight).max() > np.finfo(np.float16).max:
+        raise WeightsError("weights exceed the range of float16 once batch norm is folded in: use bfloat16")

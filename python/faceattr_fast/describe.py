@@ -12,8 +12,8 @@ __all__ = ["Description", "PhaseDescription"]
 
 @dataclass(frozen=True)
 class PhaseDescription:
-    """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, int8); multiply-adds,
-    products left of them and seconds, per image.
+    """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, float16, int8);
+    multiply-adds, products left of them and seconds, per image.
     """
 
     name: str
@@ -32,7 +32,8 @@ class Description:
     """A compiled network: ``str()`` is a table, ``to_dict()`` plain data for JSON.
 
     From the phase ``first_grouped`` on (None: no phase), a thread with many images of a batch runs layer by layer over
-    groups of up to ``group_images`` of them. ``arena_bytes`` is what one image takes.
+    groups of up to ``group_images`` of them. ``arena_bytes`` is what one image takes, on
+    CUDA what all images of the run take together; ``threads`` mean nothing there.
     """
 
     device: str
@@ -67,11 +68,13 @@ class Description:
     def __str__(self) -> str:
         timed = self.seconds is not None
         form = "rewritten (exact)" if self.rewritten else "as given"
+        on_cpu = self.device == "cpu"
+        threads, per = (f", {self.threads} threads", " per thread") if on_cpu else ("", "")
         lines = [
-            f"{self.device} {self.dtype}, {self.isa}, {self.threads} threads; {form}, plan {self.hash[:12]}",
+            f"{self.device} {self.dtype}, {self.isa}{threads}; {form}, plan {self.hash[:12]}",
             f"{self.multiply_adds_as_given / 1e6:.1f} M multiply-adds as given, "
             f"{self.multiply_adds / 1e6:.1f} M in this plan, {self.products / 1e6:.1f} M products executed",
-            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations per thread",
+            f"{self.weight_bytes / 2**20:.1f} MiB weights, {self.arena_bytes / 2**20:.1f} MiB activations{per}",
         ]
         if self.first_grouped is not None:
             groups = f"groups of up to {self.group_images} images"

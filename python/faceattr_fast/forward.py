@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,19 @@ import numpy as np
 
 from . import _core
 from .algorithms import choose_algorithms, forced_algorithm
-from .arrays import as_outputs, as_pixels
-from .backend import compile_plan
+from .arrays import as_pixels
+from .backend import compile_for_cuda, compile_plan
+from .cuda import CudaNetwork
 from .describe import Description, describe_phases
-from .errors import DeviceError, WeightsError
+from .device import cuda_index, find_cuda
+from .errors import WeightsError
 from .mixed import choose_formats, measure_errors, recorded_errors
-from .plan import LinearHead, Plan, ShiftedMeans
+from .network import CpuNetwork, Network, output_shapes
+from .plan import Plan
 from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
-from .storage import store_bfloat16
+from .storage import store_bfloat16, store_float16
 from .threads import thread_count
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
@@ -32,12 +36,18 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
 
-#: Number formats of the CPU.
-DTYPES = ("float32", "bfloat16", "int8", "mixed")
+#: Number formats by kind of device, the default first.
+DTYPES = {
+    "cpu": ("float32", "bfloat16", "int8", "mixed"),
+    "cuda": ("float16", "bfloat16", "int8", "float32"),
+}
 
 
-class Outputs(dict[str, np.ndarray]):
-    """Results by name: ``embedding`` [N, E], raw logits [N, classes] per head; float32."""
+class Outputs(dict[str, Any]):
+    """Results by name: ``embedding`` [N, E], raw logits [N, classes] per head; float32.
+
+    numpy arrays, or :class:`DeviceArray` where the pixels were in GPU memory.
+    """
 
     def __repr__(self) -> str:
         return "Outputs(" + ", ".join(f"{name}={value.dtype}{list(value.shape)}" for name, value in self.items()) + ")"
@@ -46,14 +56,14 @@ class Outputs(dict[str, np.ndarray]):
 class FastForward:
     """One network, compiled for this machine. Immutable; call it from any number of threads.
 
-    Built by :meth:`load` or :meth:`from_module`. Survives fork and pickles. On the CPU the bits of a result depend on
-    the network, heads, ``rewrite`` and instruction set only: not on batch size, threads or callers.
+    Built by :meth:`load` or :meth:`from_module`. Survives fork (not on CUDA) and pickles. On the CPU the bits of a
+    result depend on the network, heads, ``rewrite`` and instruction set only: not on batch size, threads or callers.
 
     Attributes:
         spec: the network.
         heads: names of the results, in order.
         metadata: what the weights file says besides its spec (crop template, licence, what it was trained on, …).
-        device, dtype, threads, isa: what it runs on.
+        device, dtype, threads, isa: what it runs on; on CUDA, isa is the architecture, and threads mean nothing.
     """
 
     def __init__(
@@ -70,8 +80,10 @@ class FastForward:
     ) -> None:
         self._source = _source  # (path, SHA-256) of the file, for pickling
         self.spec: NetworkSpec = weights.spec
-        self.device = _check_device(device)
-        self.dtype = _check_dtype(dtype)
+        index = cuda_index(device)
+        self.device = device
+        self.dtype = _check_dtype(dtype, "cpu" if index is None else "cuda")
+        self._cuda = None if index is None else find_cuda(index)
         self.heads = check_heads(self.spec, heads)
         self.threads = thread_count(threads)
         if not isinstance(rewrite, bool):
@@ -87,9 +99,9 @@ class FastForward:
         self._weights = weights
         self.metadata: Mapping[str, Any] = weights.metadata
         plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
-        self._plan, self._engine = self._compile(plan)
-        self.isa: str = self._engine.isa
-        self._features: dict[str, tuple[Plan, _core.Engine]] = {}
+        self._plan, self._network = self._compile(plan)
+        self.isa: str = self._network.facts(1).isa
+        self._features: dict[str, Network] = {}
 
     @classmethod
     def load(
@@ -105,10 +117,10 @@ class FastForward:
 
         Args:
             path: safetensors file.
-            device: ``cpu``.
-            dtype: ``float32`` (None is the same), ``bfloat16``, ``int8``, or ``mixed``, which is int8 where that
-                saves time and costs little, and float32 elsewhere; for both the file needs scales
-                (``faceattr quantize``).
+            device: ``cpu``, ``cuda`` (the same as ``cuda:0``) or ``cuda:N``.
+            dtype: on the CPU ``float32``, ``bfloat16``, ``int8``, or ``mixed``, which is int8 where that saves time and
+                costs little, and float32 elsewhere; on CUDA ``float16``, ``bfloat16``, ``int8``, ``float32`` (slow).
+                None: the first of them. For int8 and mixed the file needs scales (``faceattr quantize``).
             heads: results wanted, ``embedding`` and ``identity`` among them; None: the embedding and every attribute.
                 Only what is listed is computed.
             threads: per call; None: FACEATTR_NUM_THREADS, or the CPUs that this process may use.
@@ -117,7 +129,7 @@ class FastForward:
         Raises:
             FileNotFoundError: no such file.
             WeightsError: damaged file, tensors that do not fit, or a head that the file does not have.
-            DeviceError: device or instruction set that is not there.
+            DeviceError: device or instruction set that is not there; says what was found.
             TypeError, ValueError: any other wrong argument.
         """
         if not isinstance(path, (str, PathLike)):
@@ -167,28 +179,27 @@ class FastForward:
         """
         write_weights(path, self._weights, dtype=dtype)
 
-    def __call__(self, pixels: Any, out: Mapping[str, np.ndarray] | None = None) -> Outputs:
+    def __call__(self, pixels: Any, out: Mapping[str, Any] | None = None, stream: Any = None) -> Outputs:
         """Run the network.
 
         Args:
             pixels: uint8 [N, S, S, 3] RGB, or float32 [N, 3, S, S] normalised as ``spec.pixels`` says; any N ≥ 0;
-                numpy, torch or any ``__dlpack__`` producer. C-contiguous arrays are not copied.
-            out: arrays to write to, one C-contiguous float32 array per result; None: new ones.
+                numpy, torch or any producer of ``__dlpack__`` or, on CUDA, ``__cuda_array_interface__``. C-contiguous
+                arrays are not copied.
+            out: arrays to write to, one C-contiguous float32 array per result, all on the host or all on the network's
+                GPU; None: new ones, where the pixels are.
+            stream: of CUDA, an address or an object with ``cuda_stream``. None: the stream that the pixels are on, as
+                their producer says, torch's current one for a torch tensor, else the default. It has no meaning for
+                arrays of the host.
 
         Returns:
             Results by name. An image with a non-finite pixel gets NaN in all of them; other images keep their bits.
+            Those in GPU memory are under way: the stream writes them. Arrays of the host are complete.
 
         Raises:
             TypeError, ValueError, DeviceError: the message names the argument, what was expected and what came.
         """
-        array = as_pixels(pixels, self.spec.pixels.size)
-        shapes = _output_shapes(self._plan, len(array))
-        if out is None:
-            arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-        else:
-            arrays = as_outputs(out, shapes, array)
-        self._engine.run(array, list(arrays.values()))
-        return Outputs(arrays)
+        return Outputs(self._network(pixels, out, stream))
 
     def features(self, pixels: Any, branch: str) -> Outputs:
         """What a head that branches at ``branch`` reads, for training it on a frozen trunk.
@@ -201,26 +212,23 @@ class FastForward:
             float32 NHWC arrays: ``block_input`` at an odd convolution; ``mid`` (after ReLU) and ``block_input`` (for
             the shortcut) at an even one; ``pooled`` [N, C] at the bottleneck; ``embedding`` [N, E] at fc.
         """
-        array = as_pixels(pixels, self.spec.pixels.size)
         branch = canonical_branch(branch)
         self.spec.branch_index(branch)  # raises for a branch that this network does not have
         if branch == "conv0":
-            return Outputs(pixels=_normalised_nhwc(array, self.spec))
-        plan, engine = self._features_engine(branch)
-        arrays = {name: np.empty(shape, np.float32) for name, shape in _output_shapes(plan, len(array)).items()}
-        engine.run(array, list(arrays.values()))
-        return Outputs(arrays)
+            array, back = self._network.to_host(pixels)
+            return Outputs(pixels=back(_normalised_nhwc(array, self.spec)))
+        return Outputs(self._features_network(branch)(pixels, None, None))
 
-    def _features_engine(self, branch: str) -> tuple[Plan, _core.Engine]:
+    def _features_network(self, branch: str) -> Network:
         # No lock: it could be held for ever in a forked child. Two first callers may both build; one result is kept.
         cached = self._features.get(branch)
         if cached is None:
             rewrite = self._options["rewrite"]
             plan = build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite)
-            cached = self._features.setdefault(branch, self._compile(plan))
+            cached = self._features.setdefault(branch, self._compile(plan)[1])
         return cached
 
-    def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
+    def _compile(self, plan: Plan) -> tuple[Plan, Network]:
         match self.dtype:
             case "int8":
                 plan = quantize_plan(plan, int8_ranges(self._weights))
@@ -230,25 +238,33 @@ class FastForward:
                 plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
-        if self.dtype != "bfloat16":
+            case "float16":
+                plan = store_float16(plan)
+        if self._cuda is None and self.dtype != "bfloat16":
             plan = choose_algorithms(plan, self._forced_algorithm)
-        engine = compile_plan(plan, self.threads, self._forced_isa)
-        return plan.without_weights(), engine  # which the engine has packed
+        described = plan.without_weights()  # which the engine packs
+        size, shapes = self.spec.pixels.size, partial(output_shapes, described)
+        if self._cuda is not None:
+            return described, CudaNetwork(compile_for_cuda(plan, self._cuda), self._cuda, size, shapes)
+        return described, CpuNetwork(compile_plan(plan, self.threads, self._forced_isa), size, shapes)
 
     def describe(self) -> Description:
-        """The plan: per phase kernel, shapes and multiply-adds; device, instruction set, threads; its hash."""
-        return self._describe(None)
+        """The plan: per phase kernel, shapes and multiply-adds; device, instruction set, threads; its hash.
+
+        On CUDA the kernels are those of one image.
+        """
+        return self._describe(None, 1)
 
     def profile(self, pixels: Any) -> Description:
-        """The same with seconds per phase and image: one run over ``pixels``, all threads on one image at a time."""
-        array = as_pixels(pixels, self.spec.pixels.size)
-        if len(array) == 0:
-            raise ValueError("pixels: profiling needs at least one image")
-        arrays = [np.empty(shape, np.float32) for shape in _output_shapes(self._plan, len(array)).values()]
-        self._engine.run(array[:1], [a[:1] for a in arrays])  # warm up: threads, memory
-        return self._describe([s / len(array) for s in self._engine.profile(array, arrays)])
+        """The same with seconds per phase and image: of one run over ``pixels``.
 
-    def _describe(self, seconds: list[float] | None) -> Description:
+        On the CPU all threads work on one image at a time, on CUDA a phase works on all images.
+        """
+        seconds, images = self._network.profile(pixels)
+        return self._describe([s / images for s in seconds], images)
+
+    def _describe(self, seconds: list[float] | None, images: int) -> Description:
+        facts = self._network.facts(images)
         return Description(
             device=self.device,
             dtype=self.dtype,
@@ -259,15 +275,16 @@ class FastForward:
             multiply_adds_as_given=_as_given(self.spec, self.heads),
             multiply_adds=self._plan.multiply_adds(),
             products=self._plan.products(),
-            weight_bytes=self._engine.weight_bytes,
-            arena_bytes=self._engine.arena_bytes,
-            first_grouped=next((p.dst for p in self._plan.phases[self._engine.first_grouped :]), None),
-            group_images=self._engine.group_images,
-            phases=describe_phases(self._plan, self._engine.kernels, seconds),
+            weight_bytes=facts.weight_bytes,
+            arena_bytes=facts.arena_bytes,
+            first_grouped=next((p.dst for p in self._plan.phases[facts.first_grouped :]), None),
+            group_images=facts.group_images,
+            phases=describe_phases(self._plan, facts.kernels, seconds),
         )
 
     def __repr__(self) -> str:
-        return f"FastForward({', '.join(self.heads)}; {self.device} {self.dtype}, {self.isa}, {self.threads} threads)"
+        threads = f", {self.threads} threads" if self._cuda is None else ""
+        return f"FastForward({', '.join(self.heads)}; {self.device} {self.dtype}, {self.isa}{threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._source is None:
@@ -317,23 +334,14 @@ INT8_KEY = "int8"  # of the metadata
 _LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
 
 
-def _check_device(device: str) -> str:
-    if not isinstance(device, str):
-        raise TypeError(f"device: expected a string, got {type(device).__name__}")
-    if device == "cpu":
-        return device
-    kind, _, index = device.partition(":")
-    if device == "cuda" or (kind == "cuda" and index.isdecimal()):
-        raise DeviceError(f"device {device!r} is not available: this build has no CUDA backend; use 'cpu'")
-    raise ValueError(f"device: expected 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-
-
-def _check_dtype(dtype: str | None) -> str:
+def _check_dtype(dtype: str | None, kind: str) -> str:
+    formats = DTYPES[kind]
     if dtype is None:
-        return "float32"
-    if isinstance(dtype, str) and dtype in DTYPES:
+        return formats[0]
+    if isinstance(dtype, str) and dtype in formats:
         return dtype
-    raise ValueError(f"dtype: expected None or one of {', '.join(DTYPES)} on the CPU, got {dtype!r}")
+    where = "CUDA" if kind == "cuda" else "the CPU"
+    raise ValueError(f"dtype: expected None or one of {', '.join(formats)} on {where}, got {dtype!r}")
 
 
 def check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ...]:
@@ -353,16 +361,6 @@ def check_heads(spec: NetworkSpec, heads: Sequence[str] | None) -> tuple[str, ..
     if len(set(heads)) != len(heads):
         raise ValueError(f"heads: a name is listed twice: {', '.join(heads)}")
     return heads
-
-
-def _output_shapes(plan: Plan, images: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    vectors = {phase.dst for phase in plan.phases if isinstance(phase, (ShiftedMeans, LinearHead))}
-    for name, output in plan.outputs.items():
-        shape = plan.tensors[output.tensor]
-        spatial = () if output.tensor in vectors else (shape.height, shape.width)
-        shapes[name] = (images, *spatial, output.count)
-    return shapes
 
 
 def _normalised_nhwc(array: np.ndarray, spec: NetworkSpec) -> np.ndarray:

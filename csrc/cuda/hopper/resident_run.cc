@@ -109,7 +109,9 @@ std::vector<ResidentRun> find_resident_runs(const Plan& plan) {
   return runs;
 }
 
-int resident_images(const Target& target) { return std::max(1, target.multiprocessors / 2); }
+int resident_images(const Target& target) {
+  return target.resident_images > 0 ? target.resident_images : std::max(1, target.multiprocessors / 2);
+}
 
 PackedResident pack_resident(const Plan& plan, const ResidentRun& run, Packing& packing) {
   return visit_shape(run.shape, [&](auto shape) {

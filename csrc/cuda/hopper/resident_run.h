@@ -29,7 +29,7 @@ std::vector<ResidentRun> find_resident_runs(const Plan& plan);
 
 // From so many images on a run is faster than its phases one by one. A run takes the time of one image's weights
 // streaming by however few images there are, while single phases spread one image over all multiprocessors: at half a
-// multiprocessor's share of each the two are estimated to meet. Nobody has measured it.
+// multiprocessor's share of each the two are estimated to meet. Nobody has measured it; a target may say otherwise.
 int resident_images(const Target& target);
 
 struct PackedResident {

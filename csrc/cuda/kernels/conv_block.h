@@ -1,6 +1,8 @@
 // What every kernel of a convolution does with a block of sums: where it lies, products of a step, the end.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/kernels/conv_tiles.h"
 #include "cuda/kernels/numbers.h"
 
@@ -63,13 +65,30 @@ struct ConvBlock {
     for (int m = 0; m < kBlocksM; ++m) load_matrix(rows[m], a[m]);
     FA_UNROLL
     for (int n = 0; n < kBlocksN; ++n) load_matrix(column + 16 * n * kGroupBytes, b[n]);
+    if constexpr (std::is_same_v<T, Integer8>) {
+      if (is_signed) {
+        products<int8_t>(a, b);
+      } else {
+        products<uint8_t>(a, b);
+      }
+    } else {
+      products<T>(a, b);
+    }
+  }
+
+  template <class A>
+  FA_DEVICE void products(const uint32_t (&a)[kBlocksM][4], const uint32_t (&b)[kBlocksN][4]) {
     FA_UNROLL
     for (int m = 0; m < kBlocksM; ++m) {
       FA_UNROLL
       for (int n = 0; n < 2 * kBlocksN; ++n) {
         const uint32_t (&pair)[4] = b[n / 2];
         const uint32_t columns[2] = {pair[n % 2 * 2], pair[n % 2 * 2 + 1]};
-        Numbers<T>::multiply(acc[m][n], a[m], columns, is_signed);
+        if constexpr (std::is_same_v<T, Integer8>) {
+          mma_16x8x32<A>(acc[m][n], a[m], columns);
+        } else {
+          mma_16x8x16<A>(acc[m][n], a[m], columns);
+        }
       }
     }
   }

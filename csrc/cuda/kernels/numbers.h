@@ -26,9 +26,6 @@ struct Numbers {  // Float16, Bfloat16
   using Sum = float;
   static constexpr int kGroup = 8;
 
-  static FA_DEVICE void multiply(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool) {
-    mma_16x8x16<T>(acc, a, b);
-  }
   static FA_DEVICE Float4 value(const ConvStore& to, const float (&sums)[4], int channel) {
     const Float4 bias = load_global_constant(static_cast<const Float4*>(to.bias) + channel / 4);
     Float4 result;
@@ -61,13 +58,6 @@ struct Numbers<Integer8> {
   using Sum = int32_t;
   static constexpr int kGroup = 16;
 
-  static FA_DEVICE void multiply(int32_t (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_signed) {
-    if (is_signed) {
-      mma_16x8x32<int8_t>(acc, a, b);
-    } else {
-      mma_16x8x32<uint8_t>(acc, a, b);
-    }
-  }
   // (sum + bias) * multiplier, rounded to float32 twice, as on the CPU. plan/phase.cc keeps the sum below 2^31.
   static FA_DEVICE Float4 value(const ConvStore& to, const int32_t (&sums)[4], int channel) {
     const Int4 bias = load_global_constant(static_cast<const Int4*>(to.bias) + channel / 4);
@@ -75,7 +65,7 @@ struct Numbers<Integer8> {
     Float4 result;
     FA_UNROLL
     for (int i = 0; i < 4; ++i) {
-      result.v[i] = faceattr::cuda::multiply(static_cast<float>(sums[i] + bias.v[i]), multiplier.v[i]);
+      result.v[i] = multiply(static_cast<float>(sums[i] + bias.v[i]), multiplier.v[i]);
     }
     return result;
   }
@@ -87,7 +77,7 @@ struct Numbers<Integer8> {
     if (to.inverse != nullptr) {
       const Float4 inverse = load_global_constant(reinterpret_cast<const Float4*>(to.inverse) + channel / 4);
       FA_UNROLL
-      for (int i = 0; i < 4; ++i) scaled.v[i] = faceattr::cuda::multiply(value.v[i], inverse.v[i]);
+      for (int i = 0; i < 4; ++i) scaled.v[i] = multiply(value.v[i], inverse.v[i]);
     }
     uint32_t bytes = 0;
     FA_UNROLL

@@ -18,6 +18,7 @@ __all__ = [
     "UsageError",
     "add_analyzer_arguments",
     "add_detector_arguments",
+    "add_device_argument",
     "add_threads_argument",
     "add_weights_argument",
     "load_analyzer",
@@ -52,6 +53,10 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="default: the CPUs that this process may use")
 
 
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
+
+
 def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default="auto", choices=("auto", "yunet", "haar"), help="default: auto")
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="YuNet's model file")
@@ -61,8 +66,9 @@ def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
 def add_analyzer_arguments(parser: argparse.ArgumentParser) -> None:
     """Network and detector."""
     add_weights_argument(parser)
-    parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--dtype", metavar="FORMAT", help=f"{', '.join(DTYPES)} (default: float32 on the CPU)")
+    add_device_argument(parser)
+    formats = "; ".join(f"on {kind}: {', '.join(names)}" for kind, names in DTYPES.items())
+    parser.add_argument("--dtype", metavar="FORMAT", help=f"{formats} (default: the first)")
     add_threads_argument(parser)
     add_detector_arguments(parser)
 

@@ -1,0 +1,1 @@
+#include "cuda/kernels/contiguous.cc"  // by nvcc
