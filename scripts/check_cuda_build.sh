@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 nvcc=${NVCC:-$(command -v nvcc || true)}
 [ -x "$nvcc" ] || { echo "check_cuda_build: no nvcc; set NVCC or PATH" >&2; exit 2; }
 cuobjdump=$(dirname "$nvcc")/cuobjdump
+[ -x "$cuobjdump" ] || { echo "check_cuda_build: no cuobjdump beside $nvcc" >&2; exit 2; }
 [ "$#" -gt 0 ] || set -- 80 86 89 90 90a
 limit=8
 work=$(mktemp -d)
@@ -24,8 +25,8 @@ check() {  # source, architecture, instructions…
   local name cubin=$work/$arch.cubin
   name=$(basename "$source" .cu)
   shift 2
-  "$nvcc" -std=c++17 -O3 -Icsrc -gencode="arch=compute_$arch,code=sm_$arch" -Xptxas -v -cubin "$source" -o "$cubin" \
-    2> "$work/log" || { cat "$work/log" >&2; exit 1; }
+  "$nvcc" -std=c++17 -O3 -fmad=false -Icsrc -gencode="arch=compute_$arch,code=sm_$arch" -Xptxas -v -cubin "$source" \
+    -o "$cubin" 2> "$work/log" || { cat "$work/log" >&2; exit 1; }
   # One line per kernel: registers, bytes of spilled stores, name.
   awk '/Function properties for/ { kernel = $NF }
        /spill stores/ { for (i = 2; i <= NF; ++i) if ($i == "bytes" && $(i + 1) == "spill" && $(i + 2) ~ /^stores/) spill = $(i - 1) }

@@ -31,7 +31,8 @@ struct Target {
 struct Call {
   const std::byte* weights = nullptr;  // what Program::weights() holds, aligned to 256 bytes
   std::byte* workspace = nullptr;      // workspace_bytes(images), aligned to 256 bytes
-  const void* pixels = nullptr;        // uint8 [images, S, S, 3], or float32 [images, 3, S, S], normalised
+  // uint8 [images, S, S, 3], or float32 [images, 3, S, S], normalised; aligned to 16 bytes.
+  const void* pixels = nullptr;
   bool u8 = true;
   // On the host, read during the call: per output, float32 [images, count] of a vector, or [images, height, width,
   // count] of a map. NaN throughout for an image with a pixel that is not finite, or that the format of the stem's

@@ -62,6 +62,7 @@ struct Case {
   int images, height, width, channels;  // of dst
   std::vector<Source> sources;
   bool relu, residual;
+  bool exact = true;  // small integers, else any numbers of the format
 };
 
 using Launch = std::function<void(const LaunchConfig&, const ConvParams&)>;
@@ -70,7 +71,10 @@ class Convolution {
  public:
   explicit Convolution(const Case& c) : case_(c) {
     std::mt19937 generator(static_cast<std::uint32_t>(c.channels + c.width));
-    const auto small = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); };
+    const auto small = [&](int low, int high) -> double {
+      if (c.exact) return std::uniform_int_distribution<int>(low, high)(generator);
+      return rounded(c.format, std::uniform_real_distribution<double>(low, high)(generator));
+    };
     for (const Source& s : c.sources) {
       TensorShape shape{c.height * s.stride - (s.stride > 1), c.width * s.stride - (s.stride > 1), s.channels,
                         c.format};
@@ -92,8 +96,36 @@ class Convolution {
     compute();
   }
 
-  // How many numbers are not what they should be.
+  struct Bytes {
+    std::vector<std::uint8_t> dst, copy;
+  };
+
+  // How many bytes are not what they should be.
   int mistakes(ConvTileId tile, const Launch& launch) const {
+    const Case& c = case_;
+    TensorShape narrow = dst_;
+    narrow.format = c.format;
+    const Bytes got = run(tile, launch);
+    return differences(got.dst, encode(expected_, dst_, c.images).values()) +
+           (got.copy.empty() ? 0 : differences(got.copy, encode(expected_copy_, narrow, c.images).values()));
+  }
+
+  // Of a map of float32: the largest error as a share of what a sum of so many terms may have, n 2^-24 sum |terms|, and
+  // the three roundings behind it.
+  double share_of_bound(const Bytes& got) const {
+    const int positions = case_.height * case_.width, groups = group_count(case_.channels, Format::kFloat);
+    double worst = 0;
+    for (std::size_t i = 0; i < expected_.size(); ++i) {
+      const int channel = static_cast<int>(i % case_.channels), row = static_cast<int>(i / case_.channels);
+      const std::int64_t at = map_index(row / positions, channel / 4, row % positions, groups, positions);
+      float value;
+      std::memcpy(&value, got.dst.data() + at * kGroupBytes + channel % 4 * 4, sizeof value);
+      worst = std::max(worst, std::fabs(value - expected_[i]) / ((k_ + 3) * std::ldexp(magnitude_[i], -24)));
+    }
+    return worst;
+  }
+
+  Bytes run(ConvTileId tile, const Launch& launch) const {
     const Case& c = case_;
     const PackedConv& packed = packed_;
     std::vector<std::unique_ptr<GlobalArray<std::uint8_t>>> maps;
@@ -145,12 +177,11 @@ class Convolution {
     config.shared_bytes = block.shared_bytes;
     config.dependent = true;
     launch(config, params);
-    return differences(dst, encode(expected_, dst_, c.images)) +
-           (copy ? differences(copied, encode(expected_copy_, narrow, c.images)) : 0);
+    return {dst.values(), copy ? copied.values() : std::vector<std::uint8_t>()};
   }
 
  private:
-  static int differences(const GlobalArray<std::uint8_t>& got, const GlobalArray<std::uint8_t>& expected) {
+  static int differences(const std::vector<std::uint8_t>& got, const std::vector<std::uint8_t>& expected) {
     int count = 0;
     for (std::size_t i = 0; i < got.size(); ++i) count += got[i] != expected[i];
     return count;
@@ -177,7 +208,7 @@ class Convolution {
   }
 
   void add(int image, int y, int x, int o) {
-    double sum = bias_[o];
+    double sum = bias_[o], magnitude = std::fabs(bias_[o]) + std::fabs(residual_[expected_.size()]);
     const float* w = weight_.data() + static_cast<std::size_t>(o) * k_;
     for (const Segment& s : segments_) {
       const TensorShape& shape = plan_.tensors[s.src];
@@ -186,9 +217,14 @@ class Convolution {
         if (sy < 0 || sy >= shape.height || sx < 0 || sx >= shape.width) continue;
         const std::size_t at =
             ((static_cast<std::size_t>(image) * shape.height + sy) * shape.width + sx) * shape.channels;
-        for (int i = 0; i < s.count; ++i) sum += w[i] * sources_[s.src][at + s.start + i];
+        for (int i = 0; i < s.count; ++i) {
+          const double term = w[i] * sources_[s.src][at + s.start + i];
+          sum += term;
+          magnitude += std::fabs(term);
+        }
       }
     }
+    magnitude_.push_back(magnitude);
     const bool integers = case_.format == Format::kInteger;
     float value = static_cast<float>(sum);  // exact, or an integer rounded once
     if (integers) value *= 1.0f / 1024;
@@ -207,7 +243,7 @@ class Convolution {
   std::vector<Map> sources_;
   std::vector<float> weight_, bias_;
   int k_ = 0;
-  Map residual_, expected_, expected_copy_;
+  Map residual_, expected_, expected_copy_, magnitude_;
   Packing packing_;
   PackedConv packed_;
   std::size_t bias_at_ = 0, multiplier_at_ = 0, inverse_at_ = 0;
@@ -262,6 +298,30 @@ FA_TEST(tiles_are_exact_on_small_integers) {
     }
   }
   check_tile(Format::kFloat, Id::k32x32);  // one kernel, whatever the tile
+}
+
+// Any numbers: within the rounding of float32 sums, and the same bits from every tile that does not split K.
+FA_TEST(tiles_agree_on_any_numbers) {
+  using Id = ConvTileId;
+  for (const Format format : {Format::kHalf, Format::kBfloat16}) {
+    Case c = {"", format, 3, 5, 7, 70, {{70, 3, 66, 3, 1, 0}, {24, 0, 24, 1, 1, 0}}, true, true};
+    c.exact = false;
+    const Convolution convolution(c);
+    const auto run = [&](Id id) {
+      return convolution.run(
+          id, [&](const LaunchConfig& config, const ConvParams& params) { launch_conv(format, id, config, params); });
+    };
+    const auto first = run(Id::k64x64);
+    for (const Id id : {Id::k128x64, Id::k128x64Halo, Id::k128x128, Id::k128x128Halo}) {
+      const auto other = run(id);
+      FA_CHECK(other.dst == first.dst && other.copy == first.copy);
+    }
+    if (format != Format::kBfloat16) continue;  // whose dst is float32
+    for (const Id id : {Id::k64x64, Id::k32x32}) {
+      const double share = convolution.share_of_bound(run(id));
+      FA_CHECK_MESSAGE(share > 0 && share < 1, std::to_string(share));
+    }
+  }
 }
 
 struct SkipBarrier : NoFaults {
