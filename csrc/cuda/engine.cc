@@ -35,7 +35,7 @@ Target target_of(const DeviceInfo& info, Kernels kernels) {
   }
   Target target = {info.major, info.minor, info.multiprocessors, info.shared_bytes,
                    hopper && kernels != Kernels::kPortable};
-  if (kernels == Kernels::kHopper) target.resident_images = 1;  // asked for: whatever the batch
+  if (kernels == Kernels::kHopper) target.hopper_images = 1;  // asked for: whatever the batch
   return target;
 }
 

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
 #include "cuda/hopper/launches.h"
 #include "cuda/hopper/resident_run.h"
+#include "cuda/hopper/row_conv_phase.h"
 #include "cuda/kernels/launches.h"
 #include "cuda/memory.h"
 #include "cuda/packing.h"
@@ -63,6 +65,7 @@ struct ConvLaunch {
   int floats = -1, narrow = -1, residual = -1;  // tensors
   std::size_t bias = 0, multiplier = 0, inverse = 0;
   bool has_multiplier = false, has_inverse = false;
+  std::optional<RowConvPhase> rows;  // the same by row_conv.h
 };
 
 struct MeansLaunch {
@@ -199,6 +202,7 @@ struct Program::State {
   void add(const SegmentedConvPhase& phase) {
     const Format format = plan.tensors[phase.segments[0].src].format;
     ConvLaunch launch = conv(phase, phase.weight, format);
+    if (target.hopper_kernels) launch.rows = find_row_conv(plan, phase, packing);
     phases.push_back(std::move(launch));
   }
 
@@ -418,9 +422,38 @@ struct Program::State {
     });
   }
 
+  // Blocks stay, and take strips of all images in turn.
+  void enqueue_rows(const ConvLaunch& launch, const Bound& bound) const {
+    const Call& call = bound.call;
+    const TensorShape& dst = plan.tensors[launch.narrow];
+    const auto groups_of = [&](const Segment& s, const std::uint8_t*& from, int& map_groups, int& groups) {
+      const std::size_t first = static_cast<std::size_t>(s.start / 8) * dst.height * dst.width * kGroupBytes;
+      from = map(call, s.src, first);
+      map_groups = group_count(plan.tensors[s.src].channels, launch.format);
+      groups = divide_up(s.count, 8);
+    };
+    RowConvParams params = {};
+    groups_of(launch.rows->near, params.near, params.near_map_groups, params.near_groups);
+    groups_of(launch.rows->own, params.own, params.own_map_groups, params.own_groups);
+    params.dst = map(call, launch.narrow);
+    params.dst_groups = group_count(dst.channels, dst.format);
+    params.weights = packed<std::uint8_t>(call, launch.rows->weights);
+    params.bias = packed<float>(call, launch.rows->bias);
+    params.images = call.images;
+    params.height = dst.height;
+    params.width = dst.width;
+    params.relu = launch.params.store.relu;
+    const int strips = call.images * divide_up(dst.height, RowConvShape::kRows);
+    const LaunchConfig to =
+        config(call, std::min(strips, target.multiprocessors), RowConvShape::kThreads, RowConvShape::kSharedBytes);
+    run(bound, to, std::string("row_conv_") + format_name(launch.format),
+        [&] { launch_row_conv(launch.format, to, params); });
+  }
+
   void enqueue(const ConvLaunch& launch, const Bound& bound) const {
     const Call& call = bound.call;
     const TensorShape& dst = plan.tensors[launch.floats >= 0 ? launch.floats : launch.narrow];
+    if (launch.rows && takes_rows(target, call.images, dst.height)) return enqueue_rows(launch, bound);
     ConvParams params = launch.params;
     for (int s = 0; s < params.source_count; ++s) {
       params.sources[s] = launch.packed.sources[s];

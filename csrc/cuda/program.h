@@ -23,7 +23,7 @@ struct Target {
   int multiprocessors = 108;
   std::size_t shared_bytes = 99328;  // that a block may have at most
   bool hopper_kernels = false;       // use those of hopper/ where there are any
-  int resident_images = 0;           // from so many on, residual blocks run as one; 0: see hopper/resident_run.h
+  int hopper_images = 0;             // the smallest batch that they take; 0: by estimates of each
 };
 
 // Pointers of the device. Everything is ordered by the stream; nothing allocates or synchronises, so that a graph can

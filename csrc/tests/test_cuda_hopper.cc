@@ -1,8 +1,10 @@
 // Whole networks with the kernels of hopper/ beside the others, on the emulator, against float64.
 #include <algorithm>
 
+#include "base/float16.h"
 #include "check.h"
-#include "cuda/hopper/resident_run.h"
+#include "cuda/hopper/row_conv.h"
+#include "cuda/launch.h"
 #include "cuda_programs.h"
 #include "plans.h"
 
@@ -177,19 +179,109 @@ FA_TEST(pixels_of_floats_and_flags) {
 
 // Of other sizes: several tiles of columns and of channels, and sides that tiles do not divide.
 FA_TEST(stems_of_any_size) {
-  for (const auto& [pixels, channels] : {std::pair{224, 32}, {20, 72}, {136, 8}, {248, 40}, {268, 16}}) {
+  for (const auto& [pixels, channels] : {std::pair{224, 32}, {20, 72}, {136, 8}, {268, 40}}) {
+    const auto bytes = random_pixels(static_cast<std::size_t>(pixels) * pixels * 3, 10);
+    Expectation expected;
     for (const Format format : {Format::kHalf, Format::kBfloat16}) {
       Builder b(pixels);
       const int x = b.stem(channels, format);
       b.plan.outputs.push_back({x, 0, channels});
-      const auto bytes = random_pixels(static_cast<std::size_t>(pixels) * pixels * 3, 10);
-      const Expectation expected = expectation(b.plan, bytes, 1);
+      if (expected.empty()) expected = expectation(b.plan, bytes, 1);
       for (const int multiprocessors : {1, 1000}) {  // four rows a block, and one
         const double relative = error_of(b.plan, Program(b.plan, hopper(multiprocessors)), bytes, expected, 1);
         FA_CHECK_MESSAGE(relative < (format == Format::kHalf ? 2e-3 : 1e-2),
                          std::to_string(pixels) + " pixels: error " + std::to_string(relative));
       }
     }
+  }
+}
+
+// Maps of 56 and of fewer columns, heights that strips do not divide, channels that fill up, a slice, no 1x1; blocks
+// that take one strip and blocks that take many.
+FA_TEST(convolutions_of_rows) {
+  struct Shape {
+    int pixels, near, own, channels;
+    Format format;
+  };
+  const int images = 2;
+  for (const Shape& shape :
+       {Shape{224, 64, 32, 64, Format::kHalf}, {212, 40, 20, 58, Format::kBfloat16}, {196, 64, 0, 64, Format::kHalf}}) {
+    Builder b(shape.pixels);
+    const int x = b.stem(shape.near + 8, shape.format);
+    std::vector<Segment> segments = {{x, 8, shape.near, 3, 1}};
+    if (shape.own > 0) segments.insert(segments.begin(), {x, 0, shape.own, 1, 1});
+    const int y = b.conv(shape.channels, segments, shape.own > 0);
+    b.plan.outputs.push_back({y, 0, shape.channels});
+    const auto bytes = random_pixels(static_cast<std::size_t>(images) * shape.pixels * shape.pixels * 3, 12);
+    const Expectation expected = expectation(b.plan, bytes, images);
+    for (const int multiprocessors : {3, 26}) {
+      const Program program(b.plan, hopper(multiprocessors));
+      FA_CHECK_MESSAGE(program.kernels(images)[1].find("row_conv") == 0, program.kernels(images)[1]);
+      cuda::emulator::options() = {static_cast<std::uint32_t>(multiprocessors), 0};
+      const double relative = error_of(b.plan, program, bytes, expected, images);
+      FA_CHECK_MESSAGE(relative < (shape.format == Format::kHalf ? 2e-3 : 1e-2),
+                       std::to_string(shape.pixels) + " pixels: error " + std::to_string(relative));
+    }
+    FA_CHECK(Program(b.plan, hopper(1000)).kernels(images)[1].find("segmented_conv") == 0);
+  }
+}
+
+struct SkipFence : cuda::NoRowConvFaults {
+  static constexpr bool kSkipFence = true;
+};
+struct SkipZeros : cuda::NoRowConvFaults {
+  static constexpr bool kSkipZeros = true;
+};
+struct ReleaseEarly : cuda::NoRowConvFaults {
+  static constexpr bool kReleaseEarly = true;
+};
+
+// Of ones, by weights of one: a sum counts the taps inside the map. What the emulator says, or how many are wrong.
+template <class Faults>
+std::string counted_taps(std::uint32_t seed) {
+  constexpr int kSide = 56, kImages = 2, kOne = 0x3c00;
+  const std::size_t chunks = static_cast<std::size_t>(kImages) * 8 * kSide * kSide;
+  cuda::emulator::GlobalArray<std::uint16_t> src(std::vector<std::uint16_t>(chunks * 8, kOne)), dst(chunks * 8);
+  cuda::emulator::GlobalArray<std::uint16_t> weights(
+      std::vector<std::uint16_t>(cuda::RowConvShape::kWeightBytes / 2, kOne));
+  cuda::emulator::GlobalArray<float> bias(std::vector<float>(64));
+  cuda::RowConvParams params = {};
+  params.near = reinterpret_cast<const std::uint8_t*>(src.data());
+  params.near_map_groups = params.near_groups = params.dst_groups = 8;
+  params.dst = reinterpret_cast<std::uint8_t*>(dst.data());
+  params.weights = reinterpret_cast<const std::uint8_t*>(weights.data());
+  params.bias = bias.data();
+  params.images = kImages;
+  params.height = params.width = kSide;
+  cuda::LaunchConfig config;
+  config.grid.x = 2;
+  config.threads = cuda::RowConvShape::kThreads;
+  config.shared_bytes = cuda::RowConvShape::kSharedBytes;
+  cuda::emulator::options() = {seed, 0};
+  try {
+    cuda::launch<cuda::RowConv<cuda::Float16, Faults>>(config, params);
+  } catch (const cuda::LaunchError& error) {
+    return error.what();
+  }
+  int wrong = 0;
+  for (std::size_t i = 0; i < dst.size(); ++i) {
+    const int position = static_cast<int>(i / 8 % (kSide * kSide)), y = position / kSide, x = position % kSide;
+    const int taps = (3 - (y == 0) - (y == kSide - 1)) * (3 - (x == 0) - (x == kSide - 1));
+    wrong += from_float16(dst[i]) != static_cast<float>(64 * taps);
+  }
+  return std::to_string(wrong) + " wrong";
+}
+
+FA_TEST(faults_of_rows_are_caught) {
+  for (const std::uint32_t seed : {1u, 2u}) {
+    const auto expect = [&](const std::string& said, const char* text) {
+      FA_CHECK_MESSAGE(said.find(text) != std::string::npos, said);
+    };
+    FA_CHECK(counted_taps<cuda::NoRowConvFaults>(seed) == "0 wrong");
+    expect(counted_taps<SkipFence>(seed), "without a fence_async after it");
+    expect(counted_taps<ReleaseEarly>(seed), "operands changed between its issue and wgmma_wait");
+    const std::string zeros = counted_taps<SkipZeros>(seed);
+    FA_CHECK_MESSAGE(zeros != "0 wrong" && zeros.find(" wrong") != std::string::npos, zeros);
   }
 }
 
@@ -219,6 +311,7 @@ FA_TEST(the_papers_shapes) {
   const auto pixels = random_pixels(static_cast<std::size_t>(images) * plan.pixels * plan.pixels * 3, 11);
   const Program program(plan, hopper(2));
   FA_CHECK_MESSAGE(program.kernels(images)[6] == "resident_blocks_f16 x6, 2 blocks of 384", program.kernels(images)[6]);
+  FA_CHECK_MESSAGE(program.kernels(images)[2] == "row_conv_f16, 2 blocks of 288", program.kernels(images)[2]);
   const double relative = error_of(plan, program, pixels, expectation(plan, pixels, images), images);
   FA_CHECK_MESSAGE(relative < 2e-3, "error " + std::to_string(relative));
 }

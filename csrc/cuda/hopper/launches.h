@@ -16,4 +16,6 @@ void launch_resident(Format format, ResidentShapeId shape, const LaunchConfig& c
 // float16 or bfloat16.
 void launch_wgmma_stem(Format format, const LaunchConfig& config, const StemParams& params);
 
+void launch_row_conv(Format format, const LaunchConfig& config, const RowConvParams& params);
+
 }  // namespace faceattr::cuda

@@ -103,4 +103,46 @@ constexpr int wgmma_stem_shared_bytes(int strip_rows, int pooled) {
          stem_input_rows(strip_rows) * wgmma_stem_pitch(columns) * 8;
 }
 
+// ---- Convolutions of rows (row_conv.h): 3x3 of one map and 1x1 of another.
+
+struct RowConvShape {
+  static constexpr int kThreads = 288;  // two warpgroups that multiply, a warp that copies
+  static constexpr int kMaxWidth = 56;
+  static constexpr int kRows = 4, kNearRows = kRows + 2;  // of a strip, and under its taps
+  static constexpr int kChannels = 64;                    // of what is written
+  static constexpr int kColumns = divide_up(2 * (kMaxWidth + 1), 8) * 8;
+  // Groups of 8 channels that are read by 3x3, and by 1x1; fewer are filled up with zeros.
+  static constexpr int kNearGroups = 8, kOwnGroups = 4;
+  static constexpr int kSteps = (9 * kNearGroups + kOwnGroups) / kStepGroups;
+  static constexpr int kStepBytes = kStepGroups * kChannels * kGroupBytes;
+  static constexpr int kWeightBytes = kSteps * kStepBytes;
+
+  // A group's rows begin behind a position of zeros. Products read up to eight positions further than rows reach: into
+  // the next group or, behind the last, these.
+  static constexpr int kGuardBytes = kGroupBytes, kSlackBytes = 8 * kGroupBytes;
+  static constexpr int kNearGroupBytes = divide_up(1 + kNearRows * (kMaxWidth + 1), 8) * 8 * kGroupBytes;
+  static constexpr int kOwnGroupBytes = divide_up(kRows * (kMaxWidth + 1), 8) * 8 * kGroupBytes;
+  static constexpr int kNearBytes = kNearGroups * kNearGroupBytes;
+  static constexpr int kInputBytes = kNearBytes + kOwnGroups * kOwnGroupBytes + kSlackBytes;
+  static constexpr int kStagedGroupBytes = kColumns * kGroupBytes;
+  static constexpr int kStagedBytes = kChannels / 8 * kStagedGroupBytes;  // of a warpgroup
+  static constexpr int kSharedBytes = kWeightBytes + 2 * kInputBytes + 2 * kStagedBytes + 5 * 8 + 8;
+  static_assert(kSharedBytes <= 232448, "what a block may have on sm_90");
+};
+
+// Where weights of a tap (9: the 1x1) and a group of 8 channels begin, in units of kChannels * 16 bytes.
+constexpr int row_conv_group(int tap, int group) { return tap * RowConvShape::kNearGroups + group; }
+
+struct RowConvParams {
+  const uint8_t *near, *own;  // of image 0, from the first group that is read; own may be null
+  int near_map_groups, own_map_groups;
+  int near_groups, own_groups;
+  uint8_t* dst;
+  int dst_groups;
+  const uint8_t* weights;  // [kSteps][2 groups][kChannels][16 bytes]: tap by tap, then of `own`
+  const float* bias;       // [kChannels]
+  int images, height, width;
+  bool relu;
+};
+
 }  // namespace faceattr::cuda

@@ -44,6 +44,7 @@ struct ResidentBlocks {
     if (warpgroup_index() == kWarpgroups) {
       registers_decrease<24>();
       if (thread_index() == kConsumers) self.produce();
+      sync_warp();
     } else {
       registers_increase<240>();
       self.consume();

@@ -110,7 +110,7 @@ std::vector<ResidentRun> find_resident_runs(const Plan& plan) {
 }
 
 int resident_images(const Target& target) {
-  return target.resident_images > 0 ? target.resident_images : std::max(1, target.multiprocessors / 2);
+  return target.hopper_images > 0 ? target.hopper_images : std::max(1, target.multiprocessors / 2);
 }
 
 PackedResident pack_resident(const Plan& plan, const ResidentRun& run, Packing& packing) {
