@@ -108,11 +108,9 @@ FA_TEST(small_networks_mix_both_kinds_of_kernel) {
       const auto pixels = random_pixels(static_cast<std::size_t>(images) * plan.pixels * plan.pixels * 3, 7);
       const Expectation expected = expectation(plan, pixels, images);
       const Program program(plan, hopper(2));
-      for (const std::uint32_t seed : {0u, 1u}) {
-        cuda::emulator::options() = {seed, 0};
-        const double relative = error_of(plan, program, pixels, expected, images);
-        FA_CHECK_MESSAGE(relative < bound, std::to_string(stream) + ": error " + std::to_string(relative));
-      }
+      cuda::emulator::options() = {static_cast<std::uint32_t>(stream), 0};
+      const double relative = error_of(plan, program, pixels, expected, images);
+      FA_CHECK_MESSAGE(relative < bound, std::to_string(stream) + ": error " + std::to_string(relative));
     }
   }
 }
@@ -179,19 +177,23 @@ FA_TEST(pixels_of_floats_and_flags) {
 
 // Of other sizes: several tiles of columns and of channels, and sides that tiles do not divide.
 FA_TEST(stems_of_any_size) {
-  for (const auto& [pixels, channels] : {std::pair{224, 32}, {20, 72}, {136, 8}, {268, 40}}) {
-    const auto bytes = random_pixels(static_cast<std::size_t>(pixels) * pixels * 3, 10);
-    Expectation expected;
-    for (const Format format : {Format::kHalf, Format::kBfloat16}) {
-      Builder b(pixels);
-      const int x = b.stem(channels, format);
-      b.plan.outputs.push_back({x, 0, channels});
-      if (expected.empty()) expected = expectation(b.plan, bytes, 1);
-      for (const int multiprocessors : {1, 1000}) {  // four rows a block, and one
-        const double relative = error_of(b.plan, Program(b.plan, hopper(multiprocessors)), bytes, expected, 1);
-        FA_CHECK_MESSAGE(relative < (format == Format::kHalf ? 2e-3 : 1e-2),
-                         std::to_string(pixels) + " pixels: error " + std::to_string(relative));
-      }
+  struct Size {
+    int pixels, channels;
+    Format format;
+  };
+  for (const Size& size : {Size{224, 32, Format::kHalf},
+                           {20, 72, Format::kBfloat16},
+                           {136, 8, Format::kHalf},
+                           {268, 40, Format::kBfloat16}}) {
+    Builder b(size.pixels);
+    const int x = b.stem(size.channels, size.format);
+    b.plan.outputs.push_back({x, 0, size.channels});
+    const auto bytes = random_pixels(static_cast<std::size_t>(size.pixels) * size.pixels * 3, 10);
+    const Expectation expected = expectation(b.plan, bytes, 1);
+    for (const int multiprocessors : {1, 1000}) {  // four rows a block, and one
+      const double relative = error_of(b.plan, Program(b.plan, hopper(multiprocessors)), bytes, expected, 1);
+      FA_CHECK_MESSAGE(relative < (size.format == Format::kHalf ? 2e-3 : 1e-2),
+                       std::to_string(size.pixels) + " pixels: error " + std::to_string(relative));
     }
   }
 }
