@@ -24,7 +24,7 @@ from results import phase_medians
 from faceattr_fast.bench import DTYPES, Row, rows_of
 from faceattr_fast.bench.tables import peak
 
-COLORS = dict(zip(DTYPES, ("tab:blue", "tab:green", "tab:orange", "tab:red"), strict=True))
+COLORS = dict(zip(DTYPES, ("tab:blue", "tab:green", "tab:purple", "tab:orange", "tab:red"), strict=True))
 
 
 @dataclass(frozen=True)

@@ -37,3 +37,10 @@ def small_fast(small_file):
     from faceattr_fast import FastForward
 
     return FastForward.load(small_file, threads=2)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """``device="cuda"`` means the host emulator's devices."""
+    pytest.importorskip("faceattr_fast._cuda_emulated", reason="built without the emulator")
+    monkeypatch.setenv("FACEATTR_GPU", "emulated")

@@ -204,7 +204,14 @@ def test_processes_are_timed(weights, tmp_path, capsys):
 
 
 def worker_of(folder, contender, dtype, batches=(1,)):
-    job = {"contender": contender, "dtype": dtype, "name": contender, "folder": str(folder), "batches": batches}
+    job = {
+        "contender": contender,
+        "dtype": dtype,
+        "name": contender,
+        "folder": str(folder),
+        "device": "cpu",
+        "batches": batches,
+    }
     return process.Worker([start_file.__file__], job, 1, folder / "worker.log")
 
 
@@ -260,3 +267,20 @@ def test_bfloat16_contenders_compute_the_network(narrow_inputs, monkeypatch, nam
     prepared = CONTENDERS[name].prepare(written, "bfloat16", 1, 3)
     errors = report.head_errors(worker.run_test_crops(prepared, written), reference)
     assert 1e-4 < max(errors.values()) < 0.05
+
+
+@pytest.mark.usefixtures("emulated")
+def test_this_package_runs_on_cuda(weights, tmp_path, capsys):
+    file = tmp_path / "record.json"
+    options = ["--device", "cuda", "--dtype", "float16", "--peers", "none", "--batch", "2", "--seconds", "0.05"]
+    assert main(["bench", *options, "--weights", str(weights), "--json", str(file)]) == 0
+    assert "on cuda" in capsys.readouterr().out
+    record = json.loads(file.read_text())
+    rows = {row["group"]: row for row in record["rows"]}
+    assert rows.keys() == {"faceattr_fast", "faceattr_fast-uint8"}
+    for row in rows.values():
+        assert row["dtype"] == "float16"
+        assert 1e-5 < row["worst_error"] < 2e-3
+    assert "host emulator" in str(record["measurements"])
+    assert main(["bench", "--device", "cuda:9", "--peers", "none", "--weights", str(weights)]) == 2
+    assert "cuda:9" in capsys.readouterr().err

@@ -30,7 +30,7 @@ struct Use {
 
 // A phase's outputs are gathered right behind it, so a map lives from the phase that writes it to the last that reads
 // it, or to a later use.
-Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds, const std::vector<Use>& later_uses);
+Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds, const std::vector<Use>& later_uses = {});
 
 // Calls visit(tensor) for all that a phase reads; a residual may be -1.
 template <class Visit>

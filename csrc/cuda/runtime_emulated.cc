@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::align_val_t kAlignment{256};
 
-const DeviceInfo kDevices[] = {{"emulated sm_80", 8, 0, 108, 166912}, {"emulated sm_90", 9, 0, 132, 232448}};
+const DeviceInfo kDevices[] = {{"host emulator", 8, 0, 108, 166912}, {"host emulator", 9, 0, 132, 232448}};
 
 thread_local int current_device = 0;
 

@@ -11,6 +11,7 @@
 #include "cuda/hopper/resident_blocks.h"
 #include "cuda/hopper/resident_run.h"
 #include "cuda/launch.h"
+#include "cuda/memory.h"
 #include "plans.h"
 
 namespace faceattr::test {
@@ -292,6 +293,18 @@ FA_TEST(faults_are_caught) {
 }
 
 // ---- Which phases are taken.
+
+// Phase by phase the last stream may take the first one's place; of a run it must not, since images finish one by one.
+FA_TEST(a_run_reads_and_writes_apart) {
+  const Plan plan = blocks_plan(256, 128, 3, Format::kHalf, 1);
+  const std::vector<TensorKind> kinds(plan.tensors.size(), TensorKind::kMap);
+  const auto overlap = [&](const Memory& memory) {
+    return memory.map_offset[0] < memory.map_offset[6] + memory.map_bytes[6] &&
+           memory.map_offset[6] < memory.map_offset[0] + memory.map_bytes[0];
+  };
+  const ResidentRun run = find_resident_runs(plan)[0];
+  FA_CHECK(!overlap(place_tensors(plan, kinds, {{run.src, run.last}})));
+}
 
 FA_TEST(runs_are_found_by_structure) {
   const Plan plan = blocks_plan(256, 128, 3, Format::kHalf, 1);

@@ -42,6 +42,7 @@ def compile_for_cuda(plan: Plan, device: CudaDevice) -> Any:
     Raises:
         DeviceError: the device is not usable, or has no room.
     """
+    device.require_own_process()
     return device.module.Engine(_lower(plan), device.index, device.kernels)
 
 

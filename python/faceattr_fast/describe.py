@@ -80,12 +80,13 @@ class Description:
             groups = f"groups of up to {self.group_images} images"
             lines.append(f"batches: from {self.first_grouped} on layer by layer over {groups}")
         lines.append("")
-        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}  {'format':8}"
+        width = max(29, *(len(phase.kernel) for phase in self.phases))
+        header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':{width}}  {'format':8}"
         lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:
             shape = "x".join(map(str, phase.shape))
             row = f"{phase.name:24} {shape:>10} {phase.multiply_adds / 1e6:7.2f} {phase.products / 1e6:8.2f}"
-            row += f"  {phase.kernel:29}  {phase.dtype:8}"
+            row += f"  {phase.kernel:{width}}  {phase.dtype:8}"
             if timed:
                 seconds = phase.seconds or 0.0
                 rate = phase.products / seconds / 1e9 if seconds > 0 else 0.0
@@ -93,7 +94,7 @@ class Description:
             lines.append(f"{row}  {phase.reads}")
         if timed:
             total = f"{'total':24} {'':>10} {self.multiply_adds / 1e6:7.2f} {self.products / 1e6:8.2f}"
-            lines.append(f"{total}  {'':29}  {'':8} {(self.seconds or 0.0) * 1e6:7.1f}")
+            lines.append(f"{total}  {'':{width}}  {'':8} {(self.seconds or 0.0) * 1e6:7.1f}")
         return "\n".join(lines)
 
 

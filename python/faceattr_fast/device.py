@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     Memory = cuda_module.Memory
 
-__all__ = ["GPU_ENVIRONMENT", "CudaDevice", "DeviceArray", "cuda_index", "find_cuda", "stream_handle"]
+__all__ = [
+    "GPU_ENVIRONMENT",
+    "CudaDevice",
+    "DeviceArray",
+    "cuda_index",
+    "driver_version",
+    "find_cuda",
+    "is_gpu_choice",
+    "stream_handle",
+]
 
 GPU_ENVIRONMENT = "FACEATTR_GPU"
 _CHOICES = ("off", "v1", "v2", "emulated")
@@ -36,11 +45,18 @@ class CudaDevice:
         module: the extension module that knows it: CUDA's, or the emulator.
         index: among the devices that this process sees.
         kernels: ``v1`` or ``v2`` where one of them is forced, else empty.
+        process: that found it.
     """
 
     module: Any
     index: int
     kernels: str
+    process: int = field(default_factory=os.getpid)
+
+    def require_own_process(self) -> None:
+        """Raises DeviceError in a forked child: CUDA does not survive a fork."""
+        if os.getpid() != self.process:
+            raise DeviceError("CUDA does not survive a fork: load the network in the process that runs it")
 
     def __str__(self) -> str:
         return f"cuda:{self.index}"
@@ -70,22 +86,34 @@ def find_cuda(index: int) -> CudaDevice:
     """
     name = f"device 'cuda:{index}' is not available"
     choice = os.environ.get(GPU_ENVIRONMENT, "")
-    if choice and choice not in _CHOICES:
+    if choice and not is_gpu_choice(choice):
         raise DeviceError(f"{GPU_ENVIRONMENT}={choice!r} means nothing: expected {', '.join(_CHOICES)}")
     if choice == "off":
         raise DeviceError(f"{name}: {GPU_ENVIRONMENT}=off")
     module = _emulator(name) if choice == "emulated" else getattr(_core, "_cuda", None)
+    driver = driver_version() or "no NVIDIA driver is loaded"
     if module is None:
-        seen = ", though an NVIDIA driver is loaded" if _DRIVER.exists() else ""
-        raise DeviceError(f"{name}: this build has no CUDA backend{seen}; use 'cpu'")
+        raise DeviceError(f"{name}: this build has no CUDA backend ({driver}); use 'cpu'")
     devices, reason = module.devices()
     if not devices:
-        seen = "an NVIDIA driver is loaded" if _DRIVER.exists() else "no NVIDIA driver is loaded"
-        raise DeviceError(f"{name}: {reason} ({seen}); use 'cpu'")
+        raise DeviceError(f"{name}: {reason} ({driver}); use 'cpu'")
     if index >= len(devices):
         found = ", ".join(f"cuda:{i} {device[0]}" for i, device in enumerate(devices))
         raise DeviceError(f"{name}: there is {found}")
     return CudaDevice(module, index, choice if choice in ("v1", "v2") else "")
+
+
+def is_gpu_choice(name: str) -> bool:
+    """Whether FACEATTR_GPU may have this value."""
+    return name in _CHOICES
+
+
+def driver_version() -> str | None:
+    """What the NVIDIA driver of this machine calls itself; None: none is loaded."""
+    try:
+        return " ".join(_DRIVER.read_text().splitlines()[0].removeprefix("NVRM version:").split())
+    except (OSError, IndexError):
+        return None
 
 
 def _emulator(name: str) -> Any:

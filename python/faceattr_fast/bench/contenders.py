@@ -35,8 +35,9 @@ class Contender:
     batched_only: bool = False
 
     def has(self, dtype: str) -> bool:
-        """Whether there is such a format among those that it could have: mixed is a choice of this package's own."""
-        return dtype != "mixed" or self.model == "weights"
+        """Whether there is such a format among those that it could have: mixed is a choice of this package's own, and
+        peers run on the CPU, where float16 is no format for speed."""
+        return dtype not in ("mixed", "float16") or self.model == "weights"
 
     def needs(self, dtype: str) -> tuple[str, ...]:
         """Distributions for this format."""
@@ -48,7 +49,7 @@ def _ours(form: str) -> Callable[[Inputs, str, int, int], Prepared]:
         from ..forward import FastForward
 
         try:
-            fast = FastForward.load(inputs.weights(dtype), dtype=dtype, threads=threads)
+            fast = FastForward.load(inputs.weights(dtype), device=inputs.device, dtype=dtype, threads=threads)
         except WeightsError:
             raise
         except (ValueError, DeviceError) as error:

@@ -46,9 +46,10 @@ class Crops:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files that every worker reads."""
+    """Files that every worker reads, and the device that this package runs on."""
 
     folder: Path
+    device: str = "cpu"
 
     def weights(self, dtype: str) -> Path:
         """Those for int8 and mixed hold scales."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-DTYPES = ("float32", "bfloat16", "int8", "mixed")
+DTYPES = ("float32", "bfloat16", "float16", "int8", "mixed")
 
 __all__ = [
     "DTYPES",

@@ -48,7 +48,7 @@ def run_benchmark(
         crops = synthetic_crops(read_spec(weights).pixels, settings.batches, settings.seed)
     results: dict[str, list[dict[str, Any]]] = {"peaks": [], "starts": [], "profiles": [], "measurements": []}
     with tempfile.TemporaryDirectory(prefix="faceattr-bench-") as folder:
-        inputs = Inputs(Path(folder))
+        inputs = Inputs(Path(folder), settings.device)
         report(0, "writing crops and models, computing float64 results")
         onnx = any(CONTENDERS[entry.contender].model == "onnx" for entry in entries)
         reference = write_inputs(inputs, weights, crops, settings.batches, onnx)

@@ -22,6 +22,7 @@ class Settings:
         peers: groups of contenders, see ``PEERS``.
         seconds: timed per contender, dtype, batch and threads.
         seed: of the crops and of the order of turns.
+        device: of this package; peers run on the CPU.
         price_per_core_hour: of one thread's core, in any currency; for the cost of a million images.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     peers: tuple[str, ...] = ("onnxruntime", "openvino", "torch")
     seconds: float = 5.0
     seed: int = 0
+    device: str = "cpu"
     price_per_core_hour: float | None = None
 
     def __post_init__(self) -> None:

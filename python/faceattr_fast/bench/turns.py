@@ -21,7 +21,7 @@ __all__ = ["TOLERANCE", "Absent", "Entry", "Measurement", "Report", "Run"]
 
 # Worst head error against float64 above which a result is wrong, not rounded: float32 runtimes stay below 1e-5 on any
 # sane weights. What a narrow format may lose is for the accuracy tests to say.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 1.5e-1, "mixed": 1.5e-1}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2, "int8": 1.5e-1, "mixed": 1.5e-1}
 
 # Of a turn that times the phases, or what the machine does at best.
 _EXTRA_SECONDS = 0.2
@@ -132,7 +132,8 @@ class Run:
         contender = CONTENDERS[entry.contender]
         batches = [batch for batch in self._settings.batches if batch > 1 or not contender.batched_only]
         name = f"{entry.contender}-{entry.dtype}-{self._threads}"
-        job = {**entry._asdict(), "name": name, "folder": str(self._inputs.folder), "batches": batches}
+        inputs = {"folder": str(self._inputs.folder), "device": self._inputs.device}
+        job = {**entry._asdict(), **inputs, "name": name, "batches": batches}
         log = self._inputs.folder / f"{name}.log"
         worker = self._workers[entry] = Worker([str(start.__file__)], job, self._threads, log)
         try:

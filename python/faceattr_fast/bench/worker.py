@@ -35,7 +35,7 @@ def prepare(job: Message, resident: dict[str, int]) -> tuple[Message, Turn]:
     ``start`` of the answer is about the first batch size, for which everything is loaded: seconds from the start of the
     process to the first result, and resident bytes, of which the ``bare`` ones are everyone's.
     """
-    contender, inputs = CONTENDERS[job["contender"]], Inputs(Path(job["folder"]))
+    contender, inputs = CONTENDERS[job["contender"]], Inputs(Path(job["folder"]), job["device"])
     prepared: dict[int, Prepared] = {}
     start: Message = {}
     for batch in job["batches"]:

@@ -11,7 +11,15 @@ from typing import Any
 
 from .output import open_output
 from .progress import Progress
-from .usage import UsageError, add_weights_argument, names, positive, usage_errors, weights_path
+from .usage import (
+    UsageError,
+    add_device_argument,
+    add_weights_argument,
+    names,
+    positive,
+    usage_errors,
+    weights_path,
+)
 
 _DEFAULT_PEERS = ("onnxruntime", "openvino", "torch")
 
@@ -27,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=("float32",),
         metavar="A,B",
-        help="float32, bfloat16, int8, mixed; each for everyone who has it here (default: float32)",
+        help="float32, bfloat16, int8, mixed, on CUDA float16; each for everyone who has it here (default: float32)",
     )
     parser.add_argument(
         "--peers",
@@ -48,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--price-per-core-hour", type=float, metavar="X", help="of a CPU core; adds the cost of a million images"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the record with every sample")
+    add_device_argument(parser)
     add_weights_argument(parser)
 
 
@@ -63,8 +72,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"no such folder: {arguments.json.parent}")
     with usage_errors(ImageError):
         threads = arguments.threads or (thread_count(None),)
-        settings = Settings(arguments.batch, threads, tuple(arguments.dtype), peers, arguments.seconds, arguments.seed)
-        pixels = FastForward.load(weights).spec.pixels  # a wrong file is known now, too
+        settings = Settings(
+            batches=arguments.batch,
+            threads=threads,
+            dtypes=tuple(arguments.dtype),
+            peers=peers,
+            seconds=arguments.seconds,
+            seed=arguments.seed,
+            device=arguments.device,
+            price_per_core_hour=arguments.price_per_core_hour,
+        )
+        pixels = FastForward.load(weights, device=arguments.device).spec.pixels  # a wrong file is known now, too
         crops = arguments.crops and read_crops(arguments.crops, pixels, settings.batches, settings.seed)
     with Progress(settings.rounds * len(threads), "rounds") as progress:
         record = run_benchmark(weights, settings, crops, progress.show)
@@ -84,13 +102,14 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _headline(record: dict[str, Any]) -> str:
-    machine = record["machine"]
+    machine, device = record["machine"], record["settings"]["device"]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
     given, executed = record["multiply_adds_as_given"] / 1e6, record["products_executed"] / 1e6
     return (
         f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {machine['isa_used']} of {machine['isa']}\n"
         f"{versions}, Python {machine['python']}\n"
         f"{given:.1f} M multiply-adds per image as given, {executed:.1f} M products executed by faceattr_fast"
+        + ("" if device == "cpu" else f" on the CPU; here it runs on {device}, from and to arrays of the host")
     )
 
 

@@ -1,4 +1,4 @@
-"""Say what this installation runs on: CPU, kernels, weights, detector, optional packages.
+"""Say what this installation runs on: CPU, GPU, kernels, weights, detector, optional packages.
 
 Exit code 1 if the network cannot run; anything optional may be missing.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DeviceError
 from .usage import UsageError, add_weights_argument
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     problems: list[str] = []
     _print("versions", _versions())
     _print("cpu", _cpu(problems))
+    _print("cuda", _cuda(problems))
     weights = _load(arguments.weights or shipped_weights(), problems)
     _print("kernels", _kernels(weights, problems))
     _print("weights", _weights(arguments.weights or shipped_weights(), weights))
@@ -67,8 +69,29 @@ def _cpu(problems: list[str]) -> Iterator[str]:
     except ValueError as error:
         problems.append(str(error))
         yield f"threads: {error}"
-    seen = " (an NVIDIA driver is loaded)" if Path("/proc/driver/nvidia/version").exists() else ""
-    yield f"CUDA: this build has no CUDA backend{seen}"
+
+
+def _cuda(problems: list[str]) -> Iterator[str]:
+    """What the build has, what the machine has, and whether they meet; a machine without a GPU has no problem."""
+    from .. import _core
+    from ..device import GPU_ENVIRONMENT, driver_version, find_cuda, is_gpu_choice
+
+    has = "has the CUDA backend" if hasattr(_core, "_cuda") else "has no CUDA backend: it was made without nvcc"
+    yield f"this build {has}"
+    yield driver_version() or "no NVIDIA driver is loaded"
+    choice = os.environ.get(GPU_ENVIRONMENT)
+    if choice:
+        yield f"{GPU_ENVIRONMENT}={choice}"
+    try:
+        devices, _ = find_cuda(0).module.devices()
+    except DeviceError as error:
+        if choice and not is_gpu_choice(choice):
+            problems.append(str(error))
+        yield f"not usable: {error}"
+        return
+    for i, (name, major, minor) in enumerate(devices):
+        old = "" if major >= 8 else "; too old: the kernels need 8.0"
+        yield f"cuda:{i}: {name}, compute capability {major}.{minor}{old}"
 
 
 def _detected() -> str:
