@@ -15,7 +15,8 @@ from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, Network
 from faceattr_fast.algorithms import choose_algorithms, transform_weight
 from faceattr_fast.backend import compile_plan
 from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import Output, Plan, Segment, SegmentedConv, Stem, TensorShape
+from faceattr_fast.plan import Output, Plan, QuantizedConv, Segment, SegmentedConv, Stem, TensorShape
+from faceattr_fast.quantize import quantize_plan
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.rewrite import build_plan
 
@@ -61,6 +62,41 @@ def test_forcing_applies_wherever_it_can(paper_plan):
     assert forced["x2"] == forced["x10"] == "polyphase4x4"
     assert forced["x11"] == "direct"
     assert choose_algorithms(plan, "direct").hash() != choose_algorithms(plan, "winograd4x4").hash()
+
+
+def integer_algorithms(plan, isa):
+    chosen = choose_algorithms(plan, isa=isa)
+    return {phase.dst: phase.algorithm for phase in chosen.phases if isinstance(phase, QuantizedConv)}
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_where_integers_are_transformed(rewrite):
+    plan = build_plan(PAPER, tensors_of(random_net(PAPER, 0)), OUTPUTS, rewrite=rewrite)
+    values = {part.partition("[")[0] for name in plan.tensors for part, _ in plan.parts.get(name, ((name, 0),))}
+    plan = quantize_plan(plan, dict.fromkeys(values, 1.0))
+    for isa in ("avx2", "avx2+avx512", "avx2+avx512+avx512bf16", "scalar"):
+        assert {"x4", "x5", "x6", "x7", "x8", "x9"} <= {
+            name for name, algorithm in integer_algorithms(plan, isa).items() if algorithm == "winograd2x2"
+        }
+    # Four products at once of bytes; 16/36 of them of 16 bits, two at once, and the transforms take longer.
+    for isa in ("avx2+avx512+avx512vnni", "avx2+avx512+avx512bf16+avx512vnni"):
+        assert set(integer_algorithms(plan, isa).values()) == {"direct"}
+        forced = choose_algorithms(plan, "winograd2x2", isa)
+        assert {phase.algorithm for phase in forced.phases if isinstance(phase, QuantizedConv)} == {
+            "direct",
+            "winograd2x2",
+        }
+
+
+def test_wide_convolutions_are_transformed_even_so():
+    """Where the transforms are few against the products: 1,000 channels."""
+    channels = 1000
+    weight = np.broadcast_to(np.zeros((), np.int8), (channels, channels, 3, 3))
+    zeros = np.zeros(channels, np.int32)
+    conv = QuantizedConv("y", (Segment("x", weight),), zeros, zeros.astype(np.float32), True)
+    shape = TensorShape(56, 56, channels)
+    plan = Plan(PAPER, {"x": shape, "y": shape}, (conv,), {}, False)
+    assert integer_algorithms(plan, "avx2+avx512+avx512vnni") == {"y": "winograd2x2"}
 
 
 def test_unknown_algorithm(monkeypatch):

@@ -1,5 +1,6 @@
-// Runners of the phases that read narrow maps; see runners.h. One implementation for both formats: weights are 16 bits
-// wide and read in pairs, the kernel's family says what they are.
+// Runners of the phases that read narrow maps; see runners.h. One implementation for both formats: the kernel says how
+// wide values and weights are, its family what they are. Maps of integers are as wide as the quantized kernel wants
+// them, all those of an engine.
 #pragma once
 
 #include <cstdint>
@@ -86,7 +87,7 @@ class QuantizedWinogradRunner {
  private:
   struct Source {
     std::int64_t offset, row_pitch, pixel_pitch;
-    int channels;
+    int channels, low;
   };
 
   std::size_t transformed_values() const;
@@ -96,6 +97,7 @@ class QuantizedWinogradRunner {
                   std::int32_t* products, std::int32_t* direct) const;
 
   NarrowConvRunner base_;  // the direct segments, and what becomes of sums
+  const PairConvKernel* conv_;
   const QuantizedWinogradKernel* winograd_;
   AlignedBuffer weights_;
   std::vector<Source> sources_;
@@ -105,6 +107,7 @@ class QuantizedWinogradRunner {
   int rows_, columns_;  // of tiles
   int panels_, group_;  // of output channels; `group_` of them are computed at a time
   int strip_rows_;      // of tiles that are transformed at a time
+  bool bytes_;          // what maps of integers hold
 };
 
 }  // namespace faceattr::cpu

@@ -20,26 +20,30 @@ int tiles(int side) { return (side + kTile - 1) / kTile; }
 
 QuantizedWinogradRunner::QuantizedWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout)
     : base_(phase, layout),
+      conv_(&best(kernel_lists().PairConv, layout.features)),
       winograd_(&best(kernel_lists().QuantizedWinograd, layout.features)),
       shape_(layout.plan.tensors[phase.dst]),
       has_direct_(!phase.segments.empty()),
       rows_(tiles(shape_.height)),
       columns_(tiles(shape_.width)),
-      panels_(panel_count(shape_.channels, base_.conv().panel)),
-      group_(std::max(1, kGroupChannels / base_.conv().panel)) {
+      panels_(panel_count(shape_.channels, conv_->panel)),
+      group_(std::max(1, kGroupChannels / conv_->panel)),
+      bytes_(false) {
   for (const Segment& s : phase.transformed) {
     const MapPlacement& src = layout.memory.maps[s.src];
     const NarrowRun read = aligned(s);
-    const auto padded = static_cast<std::int64_t>(kNarrowPerFloat * src.offset);  // bordered by one
-    sources_.push_back({padded + read.begin, src.row_pitch, src.pixel_pitch, read.end - read.begin});
+    const auto interior = static_cast<std::int64_t>(src.narrow_interior());  // bordered by one
+    sources_.push_back({interior - src.row_pitch - src.pixel_pitch + read.begin, src.row_pitch, src.pixel_pitch,
+                        read.end - read.begin, layout.plan.tensors[s.src].low});
+    bytes_ = src.value_bytes == 1;
     channels_ += read.end - read.begin;
   }
   const std::int64_t row_bytes = std::int64_t{kPoints} * columns_ * channels_ * sizeof(std::int16_t);
   strip_rows_ = static_cast<int>(std::clamp<std::int64_t>(kStripBytes / row_bytes, 1, rows_));
 
   // [panel][point][K / 2][width][2]: the points of a panel are packed as panels of their own.
-  const int width = base_.conv().panel;
-  PairPacker packer(panels_ * kPoints * width, channels_, width);
+  const int width = conv_->panel;
+  GroupPacker packer(panels_ * kPoints * width, channels_, *conv_);
   const std::int16_t* weight = phase.transformed_weight.data();
   for (int point = 0; point < kPoints; ++point) {
     for (int o = 0; o < shape_.channels; ++o) {
@@ -61,12 +65,12 @@ std::size_t QuantizedWinogradRunner::transformed_values() const {
 }
 
 std::size_t QuantizedWinogradRunner::product_sums() const {
-  const std::size_t group_channels = static_cast<std::size_t>(group_) * base_.conv().panel;
+  const std::size_t group_channels = static_cast<std::size_t>(group_) * conv_->panel;
   return kPoints * (strip_rows_ * columns_ * group_channels + kSkew);
 }
 
 std::size_t QuantizedWinogradRunner::scratch_floats(int) const {
-  const std::size_t direct = static_cast<std::size_t>(kTile) * strip_rows_ * shape_.width * group_ * base_.conv().panel;
+  const std::size_t direct = static_cast<std::size_t>(kTile) * strip_rows_ * shape_.width * group_ * conv_->panel;
   return transformed_values() / kNarrowPerFloat + product_sums() + (has_direct_ ? direct : 0);
 }
 
@@ -79,7 +83,13 @@ void QuantizedWinogradRunner::transform_input(const ImageMemory& memory, int row
     for (int column = 0; column < columns_; ++column) {
       const int y = row * kTile, x = column * kTile;
       for (const Source& source : sources_) {
-        args.src = narrow(memory.arena) + source.offset + y * source.row_pitch + x * source.pixel_pitch;
+        const std::int64_t first = source.offset + y * source.row_pitch + x * source.pixel_pitch;
+        if (bytes_) {
+          args.bytes = bytes(memory.arena) + first;
+        } else {
+          args.src = narrow(memory.arena) + first;
+        }
+        args.low = source.low;
         args.row_pitch = source.row_pitch;
         args.pixel_pitch = source.pixel_pitch;
         args.rows = std::min(kQuantizedTileInput, shape_.height + 2 - y);
@@ -95,7 +105,7 @@ void QuantizedWinogradRunner::transform_input(const ImageMemory& memory, int row
 void QuantizedWinogradRunner::run_panels(const NarrowConvArgs& base, int panel_begin, int row_begin, int row_end,
                                          const std::int16_t* transformed, std::int32_t* products,
                                          std::int32_t* direct) const {
-  const int width = base_.conv().panel;
+  const int width = conv_->panel;
   const int panel_end = std::min(panel_begin + group_, panels_), pitch = (panel_end - panel_begin) * width;
   const int tile_count = (row_end - row_begin) * columns_;
   const std::int64_t product_pitch = static_cast<std::int64_t>(tile_count) * pitch + kSkew;
@@ -109,7 +119,6 @@ void QuantizedWinogradRunner::run_panels(const NarrowConvArgs& base, int panel_b
   NarrowConvArgs args;
   args.segments = &segment;
   args.segment_count = 1;
-  args.weights = narrow(weights_.data());
   args.k = channels_;
   args.out_channels = width;
   args.out_width = tile_count;
@@ -119,7 +128,7 @@ void QuantizedWinogradRunner::run_panels(const NarrowConvArgs& base, int panel_b
       args.base = transformed + point * (static_cast<std::int64_t>(tile_count) * channels_ + kSkew);
       args.weights = narrow(weights_.data()) + (std::int64_t{panel} * kPoints + point) * channels_ * width;
       args.sums = products + point * product_pitch + (panel - panel_begin) * width;
-      base_.conv().run(args, 0, tile_count, 0);
+      conv_->run(args, 0, tile_count, 0);
     }
   }
 

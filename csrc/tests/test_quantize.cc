@@ -11,6 +11,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "engine.h"
+#include "kernels.h"
 #include "plan/memory_planner.h"
 #include "plans.h"
 
@@ -73,9 +74,9 @@ Plan mixed_plan(int width) {
 
 FA_TEST(quantize_kernels) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  for (const auto& candidate : kernel_lists().Quantize) {
-    if ((candidate.features & ~detected_features()) != 0) continue;
-    const QuantizeKernel& kernel = *candidate.kernel;
+  for (const IsaLevel& level : test::runnable_levels()) {
+    const QuantizeKernel& kernel = best(kernel_lists().Quantize, level.features);
+    const bool to_bytes = test::stores_bytes(level);
     for (int channels : {1, 3, 4, 7, 8, 9, 15, 16, 17, 40}) {
       for (float low : {0.0f, -128.0f}) {
         const int width = 5, src_pitch = channels + 2, dst_pitch = channels + 3;
@@ -90,6 +91,7 @@ FA_TEST(quantize_kernels) {
         src[3 * src_pitch] = std::numeric_limits<float>::quiet_NaN();
         src[4 * src_pitch] = std::numeric_limits<float>::max();
         std::vector<std::int16_t> dst(static_cast<std::size_t>(width) * dst_pitch, kCanary);
+        std::vector<std::uint8_t> bytes(dst.size(), test::kByteCanary);
         QuantizeArgs args;
         args.src = src.data();
         args.src_pixel_pitch = src_pitch;
@@ -97,7 +99,11 @@ FA_TEST(quantize_kernels) {
         args.channels = channels;
         args.inverse = inverse.data();
         args.low = low;
-        args.dst = dst.data();
+        if (to_bytes) {
+          args.bytes = bytes.data();
+        } else {
+          args.dst = dst.data();
+        }
         args.dst_pixel_pitch = dst_pitch;
         kernel.run(args);
         for (int x = 0; x < width; ++x) {
@@ -105,10 +111,15 @@ FA_TEST(quantize_kernels) {
             volatile float product = src[x * src_pitch + c] * inverse[c];
             const float value = product;
             const float expected = std::isnan(value) ? low : std::nearbyint(std::clamp(value, low, low + 255.0f));
-            FA_CHECK_MESSAGE(static_cast<float>(dst[x * dst_pitch + c]) == expected, kernel.name);
+            const int at = x * dst_pitch + c;
+            const float got = to_bytes ? static_cast<float>(bytes[at]) + low : static_cast<float>(dst[at]);
+            FA_CHECK_MESSAGE(got == expected, kernel.name);
+          }
+          for (int at = x * dst_pitch + channels; at < (x + 1) * dst_pitch; ++at) {
+            FA_CHECK(bytes[at] == test::kByteCanary && dst[at] == kCanary);
           }
         }
-        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == width * (dst_pitch - channels));
+        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == width * (to_bytes ? dst_pitch : dst_pitch - channels));
       }
     }
   }
@@ -156,8 +167,7 @@ FA_TEST(plans_of_two_formats_give_the_same_bits) {
   const std::int64_t images = 7, pixels = 3 * 32 * 32;
   std::vector<std::uint8_t> u8(images * pixels);
   for (std::size_t i = 0; i < u8.size(); ++i) u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
-  for (const IsaLevel& level : isa_levels()) {
-    if ((level.features & ~detected_features()) != 0) continue;
+  for (const IsaLevel& level : test::runnable_levels()) {
     for (int width : {6, 17, 40}) {
       const auto run = [&](int threads, std::int64_t first, std::int64_t count) {
         const Engine engine(mixed_plan(width), level.name, threads);

@@ -13,7 +13,9 @@ A map whose side is no multiple of four computes outputs that nobody reads: at 1
 errors.
 
 The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
-are four times as many, counted as products too. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``,
+are four times as many, counted as products too. What a product of integers costs depends on the instruction set and on
+the algorithm: where bytes are multiplied four at a time, products of transformed values, which have 16 bits, cost twice
+as much, and winograd2x2 seldom pays. FACEATTR_ALGORITHM (``direct``, ``winograd4x4``, ``polyphase4x4``,
 ``winograd2x2``) forces one wherever it can be applied, and a direct sum elsewhere; :meth:`FastForward.describe` shows
 what was chosen.
 """
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -52,16 +54,36 @@ _INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bi
 
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
 _TRANSFORM_COST = 6
-# An image reads each weight once from the outer cache, at about 8 bytes per cycle: half a cycle, in which a core with
-# two 8-wide multiply-adds could do 8 products.
-_WEIGHT_COST = 8
-# A value that becomes an integer: 4 bytes loaded, 2 stored, at the same rate.
-_CONVERSION_COST = 12
-# What a multiply-add of integers costs where one of float32 costs 1, by instruction set, best first: instructions per
-# multiply-add. vpmaddwd does 16 of them (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which adds the sums up, has
-# ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once. Without any of them pairs are
-# taken apart first.
-_INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, "avx2": 1 / 2, "scalar": 2.0}
+# An image reads each weight once from the outer cache, at about 8 bytes per cycle: an eighth of a cycle per byte, in
+# which a core with two 8-wide multiply-adds could do 2 products.
+_BYTE_COST = 2
+_WEIGHT_COST = 4 * _BYTE_COST
+
+
+class _IntegerCosts(NamedTuple):
+    """What a multiply-add of integers costs where one of float32 costs 1: instructions per multiply-add."""
+
+    direct: float  # of a map's values
+    pairs: float  # of integers of 16 bits: the stem's, and those that an algorithm transforms
+    value_bytes: int  # of a map's values and their weights
+
+
+# By instruction set, best first. vpmaddwd does 16 multiply-adds (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which
+# adds the sums up, has ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once, vpdpbusd
+# for twice as many bytes. Without any of them pairs and fours are taken apart first.
+_INTEGER_COSTS = {
+    "avx512vnni": _IntegerCosts(1 / 4, 1 / 2, 1),
+    "avx512bf16": _IntegerCosts(1.0, 1.0, 2),
+    "avx512": _IntegerCosts(1.0, 1.0, 2),
+    "avx2": _IntegerCosts(1 / 2, 1 / 2, 2),
+    "scalar": _IntegerCosts(2.0, 2.0, 1),
+}
+
+
+def _integer_costs(isa: str) -> _IntegerCosts:
+    levels = isa.split("+")  # an unknown one is the engine's to refuse
+    return next((costs for level, costs in _INTEGER_COSTS.items() if level in levels), _INTEGER_COSTS["avx2"])
+
 
 # Of F(4x4, 3x3) for the points 0, ±1, ±2 and infinity (Lavin & Gray, 2015): a row per point along one axis.
 _WINOGRAD = np.array(
@@ -129,39 +151,52 @@ def forced_algorithm() -> AnyAlgorithm | None:
     raise DeviceError(f"unknown algorithm {name!r}: FACEATTR_ALGORITHM may be {' or '.join(names)}")
 
 
-def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None) -> Plan:
-    """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied."""
+def choose_algorithms(plan: Plan, forced: AnyAlgorithm | None = None, isa: str = "") -> Plan:
+    """The plan with an algorithm for each convolution: the cheapest one, or ``forced`` where it can be applied.
+
+    Args:
+        plan: any but one of bfloat16.
+        forced: from :func:`forced_algorithm`.
+        isa: the instruction set, ``+`` between several; it has a say where maps are integers, and only there.
+    """
+    costs = _integer_costs(isa)
 
     def choose(phase: Phase) -> Phase:
         match phase:
             case SegmentedConv():
                 return replace(phase, algorithm=_choose(plan, phase, forced))
             case QuantizedConv():
-                return replace(phase, algorithm=_choose_integer(plan, phase, forced))
+                return replace(phase, algorithm=_choose_integer(plan, phase, forced, costs))
             case _:
                 return phase
 
     return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
 
 
-def _choose_integer(plan: Plan, phase: QuantizedConv, forced: AnyAlgorithm | None) -> IntegerAlgorithm:
+def _choose_integer(
+    plan: Plan, phase: QuantizedConv, forced: AnyAlgorithm | None, costs: _IntegerCosts
+) -> IntegerAlgorithm:
     trial = replace(phase, algorithm="winograd2x2")
     transformed, _ = trial.split()
     channels = sum(segment.count for segment in transformed)
     if not 0 < channels <= _INTEGER_CHANNELS or forced not in (None, "winograd2x2"):
         return "direct"
-    cheaper = _integer_cost(plan, trial) < plan.phase_multiply_adds(phase)
+    cheaper = _integer_cost(plan, trial, costs) < _integer_cost(plan, phase, costs)
     return "winograd2x2" if forced or cheaper else "direct"
 
 
-def _integer_cost(plan: Plan, phase: QuantizedConv) -> int:
-    """In products of integers."""
-    transformed, _ = phase.split()
-    if not transformed:
-        return plan.phase_products(phase)
-    shape, channels = plan.tensors[phase.dst], sum(segment.count for segment in transformed)
-    values = INTEGER_POINTS * integer_tile_count(shape) * (channels + shape.channels)
-    return plan.phase_products(phase) + _TRANSFORM_COST * values
+def _integer_cost(plan: Plan, phase: QuantizedConv, costs: _IntegerCosts) -> float:
+    shape = plan.tensors[phase.dst]
+    transformed, direct = phase.split()
+    channels = sum(segment.count for segment in transformed)
+    weights = sum(int(segment.weight.size) for segment in direct)
+    tiles, points = integer_tile_count(shape), INTEGER_POINTS * channels * shape.channels
+    values = INTEGER_POINTS * tiles * (channels + shape.channels) if transformed else 0
+    return (
+        costs.direct * weights * shape.height * shape.width
+        + costs.pairs * (points * tiles + _TRANSFORM_COST * values)
+        + _BYTE_COST * (costs.value_bytes * weights + 2 * points)
+    )
 
 
 def _choose(plan: Plan, phase: SegmentedConv, forced: AnyAlgorithm | None) -> Algorithm:
@@ -189,24 +224,20 @@ def plan_cost(plan: Plan, isa: str) -> float:
         plan: with its algorithms chosen.
         isa: the instruction set, ``+`` between several.
     """
-    levels = isa.split("+")  # an unknown one is the engine's to refuse
-    product = next((cost for level, cost in _INTEGER_PRODUCT_COST.items() if level in levels), 1.0)
-    return sum(_phase_cost(plan, phase, product) for phase in plan.phases)
+    costs = _integer_costs(isa)
+    return sum(_phase_cost(plan, phase, costs) for phase in plan.phases)
 
 
-def _phase_cost(plan: Plan, phase: Phase, integer_product: float) -> float:
+def _phase_cost(plan: Plan, phase: Phase, costs: _IntegerCosts) -> float:
     match phase:
         case SegmentedConv():
             return _cost(plan, phase)
-        case QuantizedConv():  # whose weights take half the bytes
-            transformed, direct = phase.split()
-            weights = sum(int(segment.weight.size) for segment in direct)
-            weights += INTEGER_POINTS * sum(len(segment.weight) * segment.count for segment in transformed)
-            return integer_product * _integer_cost(plan, phase) + _WEIGHT_COST / 2 * weights
+        case QuantizedConv():
+            return _integer_cost(plan, phase, costs)
         case QuantizedStem():
-            return integer_product * plan.phase_products(phase)
-        case Quantize():
+            return costs.pairs * plan.phase_products(phase)
+        case Quantize():  # each value is loaded, and stored
             shape = plan.tensors[phase.dst]
-            return _CONVERSION_COST * shape.height * shape.width * shape.channels
+            return _BYTE_COST * (4 + costs.value_bytes) * shape.height * shape.width * shape.channels
         case _:
             return plan.phase_products(phase)

@@ -221,17 +221,17 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
+        isa = self._forced_isa or _core.detected_isa()
         match self.dtype:
             case "int8":
                 plan = quantize_plan(plan, int8_ranges(self._weights))
             case "mixed":
                 ranges, errors = int8_ranges(self._weights), recorded_errors(self.metadata[INT8_KEY], plan)
-                isa = self._forced_isa or _core.detected_isa()
                 plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
             case "bfloat16":
                 plan = store_bfloat16(plan)
         if self.dtype != "bfloat16":
-            plan = choose_algorithms(plan, self._forced_algorithm)
+            plan = choose_algorithms(plan, self._forced_algorithm, isa)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 

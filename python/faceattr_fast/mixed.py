@@ -138,7 +138,7 @@ def choose_formats(
     """
 
     def cost(*members: str) -> float:
-        return plan_cost(choose_algorithms(quantize_plan(plan, ranges, members), forced), isa)
+        return plan_cost(choose_algorithms(quantize_plan(plan, ranges, members), forced, isa), isa)
 
     floats = cost()
     measured = []

@@ -21,7 +21,9 @@ constexpr int kQuantizedTileInput = kQuantizedTile + 2;                         
 constexpr int kQuantizedTilePoints = kQuantizedTileInput * kQuantizedTileInput;  // products per tile and channel
 
 struct QuantizedInputArgs {
-  const std::int16_t* src = nullptr;  // first value of the tile's input, in the bordered source
+  const std::int16_t* src = nullptr;    // first value of the tile's input, in the bordered source
+  const std::uint8_t* bytes = nullptr;  // instead, in levels that store integers so: their distances from `low`
+  int low = 0;
   std::int64_t row_pitch = 0, pixel_pitch = 0;
   int rows = 0, columns = 0;    // of the input that exist; the rest of a tile at the lower or right edge counts as zero
   int channels = 0;             // a multiple of 4
