@@ -186,3 +186,57 @@ FA_TEST(plans_of_two_formats_give_the_same_bits) {
     }
   }
 }
+
+// What a 3x3 reads beyond a map that may be negative are zeros, however the map stores them: of a map of -1, each
+// output counts the taps inside.
+FA_TEST(signed_maps_have_borders_of_zeros) {
+  const int channels = 5;
+  for (int side : {8, 9}) {
+    const auto integers = [&](int size) {
+      return TensorShape{size, size, channels, Format::kInteger, std::vector<float>(channels, 1.0f), -128};
+    };
+    Plan plan;
+    plan.pixels = 4 * side;
+    plan.tensors = {integers(side), integers(side), integers(side), integers((side + 1) / 2)};
+    plan.tensors[0].low = 0;
+    const std::vector<float> ones(channels, 1.0f);
+    plan.phases.push_back(QuantizedStemPhase{0, std::vector<std::int8_t>(channels * 147, 1),
+                                             std::vector<std::int32_t>(channels, 50), ones});
+    const auto conv = [&](int dst, const Segment& segment, std::int8_t weight, std::int32_t bias) {
+      QuantizedConvPhase phase;
+      phase.dst = dst;
+      phase.segments = {segment};
+      phase.weight.assign(static_cast<std::size_t>(channels) * channels * segment.kernel * segment.kernel, weight);
+      phase.bias.assign(channels, bias);
+      phase.multiplier = ones;
+      plan.phases.push_back(std::move(phase));
+    };
+    conv(1, {0, 0, channels, 1, 1}, 0, -1);
+    conv(2, {1, 0, channels, 3, 1}, 2, 0);
+    conv(3, {1, 0, channels, 3, 2}, -2, 7);
+    plan.outputs = {{2, 0, channels}, {3, 0, channels}};
+
+    const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(3) * plan.pixels * plan.pixels, 200);
+    const auto taps = [&](int at) { return 3 - (at == 0 ? 1 : 0) - (at == side - 1 ? 1 : 0); };
+    for (const IsaLevel& level : test::runnable_levels()) {
+      for (const Plan& form : {plan, test::transformed(plan)}) {
+        for (int threads : {1, 3}) {
+          const Engine engine(form, level.name, threads);
+          const int half = (side + 1) / 2;
+          std::vector<float> whole(side * side * channels), strided(half * half * channels);
+          float* outputs[] = {whole.data(), strided.data()};
+          for (int repeat = 0; repeat < 2; ++repeat) engine.run({pixels.data(), nullptr}, 1, outputs);
+          for (int i = 0; i < side * side * channels; ++i) {
+            const int y = i / channels / side, x = i / channels % side;
+            FA_CHECK_MESSAGE(whole[i] == static_cast<float>(-2 * channels * taps(y) * taps(x)), level.name);
+          }
+          for (int i = 0; i < half * half * channels; ++i) {
+            const int y = i / channels / half, x = i / channels % half;
+            const int sum = 2 * channels * taps(2 * y) * taps(2 * x) + 7;
+            FA_CHECK_MESSAGE(strided[i] == static_cast<float>(sum), level.name);
+          }
+        }
+      }
+    }
+  }
+}
