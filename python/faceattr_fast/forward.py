@@ -219,9 +219,9 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
-        isa, forced = self._forced_isa or _core.detected_isa(), self._overrides.forced
-        plan = format_plan(plan, self._weights, self.dtype, isa, forced)
-        plan = choose_algorithms(plan, forced, self._overrides.tuned)
+        forced, tuned = self._overrides
+        plan = format_plan(plan, self._weights, self.dtype, self._forced_isa, forced)
+        plan = choose_algorithms(plan, forced, tuned, self._forced_isa)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 
