@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -169,6 +171,16 @@ def test_a_subject_is_on_one_side(people, tmp_path):
     assert len(set.union(*by_person.values())) == 6
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_every_face_may_go_to_one_split(people, tmp_path, split):
+    arguments = (people, "--format", "folder", "--out", tmp_path / "set", "--crops", "--split-by", split)
+    assert run(*arguments) == 1  # Eve's damaged picture
+    packed = PackedFaces.open(tmp_path / "set")
+    assert set(packed.split) == {split}
+    assert packed.info["split"] == f"all {split}"
+    assert len(set(packed.groups)) == 6
+
+
 def test_copies_are_on_one_side_where_nobody_is_named(tmp_path):
     for i in range(40):
         write_picture(tmp_path / "in" / f"{i}.png", i % 20)  # each twice
@@ -191,6 +203,49 @@ def test_the_sources_own_split_stays_and_its_copies_do_not_train(data, tmp_path)
     again = prepare(sources.FERPlus(data / "ferplus"), tmp_path / "more", more, report=lambda line: None)
     assert (again.split == "validation").sum() == 5
     assert np.array_equal(again.split == "test", packed.split == "test")
+
+
+def test_a_person_in_two_splits_of_the_source_is_told(tmp_path):
+    rows = ["1.png,Ann,train", "2.png,Ann,test", "3.png,Bob,train", "4.png,Bob,train", "5.png,,test", "6.png,,"]
+    write_csv(tmp_path / "t.csv", "file,subject,split", rows)
+    for i in range(1, 7):
+        write_picture(tmp_path / f"{i}.png", i)
+    lines: list[str] = []
+    packed = prepare(
+        sources.Table(tmp_path / "t.csv"), tmp_path / "set", PrepareOptions(crops=True), report=lines.append
+    )
+    assert "t: 1 people are in more than one split of the source" in lines
+    assert packed.split.tolist() == ["train", "test", "train", "train", "test"]
+    assert packed.info["skipped"] == {"no label": 1}  # of the sixth nothing is known that could be learned
+
+
+def picture(i):
+    return np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+class Endless(sources.Source):
+    """As many tight pictures as it is told, made when they are read."""
+
+    name, kind, side = "endless", "tight", 64
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def records(self):
+        for i in range(self.count):
+            yield sources.Record(f"{i}.png", partial(picture, i), subject=f"P{i // 5}")
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path):
+    peaks = []
+    for count in (300, 1500):
+        tracemalloc.start()
+        prepare(Endless(count), tmp_path / str(count), threads=2, report=lambda line: None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # 1200 more pictures are 15 MB; what is known of them may take a kilobyte each.
+    assert peaks[1] - peaks[0] < 1200 * 1024
 
 
 @pytest.mark.parametrize(
@@ -305,11 +360,11 @@ def test_columns_of_other_names_dates_landmarks_and_several_classes(tmp_path):
         write_picture(tmp_path / "in" / f"{i}.png", i)
     options = [
         "--column", "file=pic", "--column", "subject=who", "--column", "hat=hat", "--classes", "hat=fez,cap",
-        "--images", tmp_path / "in", "--name", "hats",
+        "--images", tmp_path / "in", "--name", "hats", "--terms", "drawn here",
     ]  # fmt: skip
     assert run(tmp_path / "t.csv", "--format", "csv", "--out", tmp_path / "set", *options) == 0
     packed = PackedFaces.open(tmp_path / "set")
-    assert packed.info["name"] == "hats"
+    assert (packed.info["name"], packed.info["terms"]) == ("hats", "drawn here")
     assert packed.years.tolist() == [29, 30, 30]
     assert packed.info["skipped"] == {"impossible age": 1}
     assert packed.split.tolist() == ["train", "validation", "test"]
@@ -414,6 +469,12 @@ def test_utkface_as_it_is_published(tmp_path):
     assert first.years == 31
     assert first.labels == {"age": "25-32", "gender": "male", "ethnicity": "east-asian"}
     assert second.reason.startswith("no label")
+    write_csv(tmp_path / "labels.csv", "file,age,gender,race", ["a.png,31,0,2", "31_0_2_2017.png,40,1,1"])
+    records = list(sources.UTKFace(tmp_path).records())
+    assert [(record.file, record.years) for record in records] == [("a.png", 31), ("31_0_2_2017.png", 40)]
+    write_csv(tmp_path / "labels.csv", "file,age,gender,race", ["a.png,31,0,2", "b.png,40,2,1"])
+    with pytest.raises(DataError, match=r"labels.csv, line 3: gender: expected 0 to 1, got 2"):
+        list(sources.UTKFace(tmp_path).records())
 
 
 def test_ferplus_as_it_is_published(tmp_path):

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=_FORMATS, help="what SOURCE is")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the packed set")
     parser.add_argument("--name", help="of the set (default: that of the source)")
+    parser.add_argument("--terms", metavar="TEXT", help="under which the pictures may be used, for the record")
     parser.add_argument("--restart", action="store_true", help="begin anew what an interrupted run has left")
 
     which = parser.add_argument_group("which faces")
@@ -50,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     split = parser.add_argument_group("split")
     split.add_argument(
-        "--split-by", default="auto", choices=("auto", "subject", "duplicates", "source"),
-        help="default: auto, the source's own split, else by subject, else by groups of near-duplicates",
+        "--split-by", default="auto",
+        choices=("auto", "subject", "duplicates", "source", "train", "validation", "test"),
+        help="default: auto, the source's own split, else by subject, else by groups of near-duplicates; "
+        "train, validation, test: every face goes there",
     )  # fmt: skip
     split.add_argument("--test", type=float, default=0.1, metavar="N", help="faces, or a share below 1 (default: 0.1)")
     split.add_argument("--validation", type=float, default=0.0, metavar="N", help="the same (default: 0)")
@@ -138,7 +141,7 @@ def _source(arguments: argparse.Namespace) -> Source:
         source = sources.Folder(path, tuple(level for level in levels.split("/") if level), classes)
     else:
         source = sources.Shards(path, columns, classes)
-    source.name = arguments.name or source.name
+    source.name, source.terms = arguments.name or source.name, arguments.terms or source.terms
     return source
 
 
