@@ -68,28 +68,34 @@ def _near_pairs(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.
     total = hashes.shape[1] * 8
     # Neighbouring bits go together: dealt out at random, the bits of a part tell more hashes apart.
     dealt = np.random.default_rng(0).permutation(total)
-    words = np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8))).view(np.uint64)
+    words = list(np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8))).view(np.uint64).T.copy())
     for part in np.array_split(dealt, most // 2 + 1):
         bits = np.stack([(hashes[:, bit // 8] >> (7 - bit % 8)) & 1 for bit in part.tolist()])
         for flipped in (None, *range(len(part))):
             same = bits if flipped is None else np.delete(bits, flipped, 0)
             order, start, end = _runs(np.packbits(same, axis=0), None if flipped is None else bits[flipped])
-            ranked = words[order]
+            ranked = [word[order] for word in words]
             at = np.flatnonzero(start < end)
             other = start[at]
             while len(at):
-                near = _differing(ranked[at, :2], ranked[other, :2]) <= most  # half of the bits rule out most pairs
-                a, b = at[near], other[near]
-                near = _differing(ranked[a], ranked[b]) <= most
-                if near.any():
-                    yield order[a[near]], order[b[near]]
+                a, b = _near(ranked, at, other, most)
+                if len(a):
+                    yield order[a], order[b]
                 other += 1
                 inside = other < end[at]
                 at, other = at[inside], other[inside]
 
 
-def _differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(a ^ b).sum(1, dtype=np.int64)
+def _near(words: list[np.ndarray], a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the pairs (a, b) that differ in at most ``most`` bits; half of the words rule out most of the others."""
+    half = -(-len(words) // 2)
+    differing = np.zeros(len(a), np.uint16)
+    for part in (words[:half], words[half:]):
+        for word in part:
+            differing += np.bitwise_count(word[a] ^ word[b])
+        near = differing <= most
+        a, b, differing = a[near], b[near], differing[near]
+    return a, b
 
 
 def _runs(key: np.ndarray, flipped: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
