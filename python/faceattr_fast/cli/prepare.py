@@ -88,28 +88,34 @@ def run(arguments: argparse.Namespace) -> int:
         progress.total = total
         progress.step(done)
 
-    with usage_errors(DetectorError), progress:
-        packed = prepare(
-            _source(arguments),
-            arguments.out,
-            PrepareOptions(
-                min_images=arguments.min_images,
-                exclude_people=_people(arguments.exclude_people),
-                single_face=arguments.single_face,
-                min_face=arguments.min_face,
-                detector=arguments.detector,
-                detector_model=arguments.detector_model,
-                crops=arguments.crops,
-                split_by=arguments.split_by,
-                test=arguments.test,
-                validation=arguments.validation,
-                seed=arguments.seed,
-            ),
-            restart=arguments.restart,
-            threads=arguments.threads,
-            report=lambda line: progress.print(line, sys.stderr),
-            watch=watch,
+    with usage_errors():
+        source = _source(arguments)
+        options = PrepareOptions(
+            min_images=arguments.min_images,
+            exclude_people=_people(arguments.exclude_people),
+            single_face=arguments.single_face,
+            min_face=arguments.min_face,
+            detector=arguments.detector,
+            detector_model=arguments.detector_model,
+            crops=arguments.crops,
+            split_by=arguments.split_by,
+            test=arguments.test,
+            validation=arguments.validation,
+            seed=arguments.seed,
         )
+    try:
+        with progress:
+            packed = prepare(
+                source,
+                arguments.out,
+                options,
+                restart=arguments.restart,
+                threads=arguments.threads,
+                report=lambda line: progress.print(line, sys.stderr),
+                watch=watch,
+            )
+    except (ValueError, FileExistsError, FileNotFoundError, DetectorError) as error:  # a full disk is no usage error
+        raise UsageError(str(error)) from error
     print(f"wrote {packed.folder}: {len(packed)} faces, split {packed.info['split']}")
     return 1 if packed.info["skipped"].keys() & {"damaged", "missing"} else 0
 
