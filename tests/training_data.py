@@ -30,6 +30,11 @@ def drawn_face(rng: np.random.Generator, side: int = 64, male: bool = True) -> n
     return np.clip(picture + ramp, 0, 255).astype(np.uint8)
 
 
+def write_picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), drawn_face(np.random.default_rng(seed))[..., ::-1])
+
+
 def write_csv(path: Path, header: str, rows: list[str]) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 
@@ -77,3 +82,19 @@ def write_data(root: Path) -> None:
         root / "ferplus" / "ferplus_48x48.npz", x=pictures, votes=votes, split=(np.arange(30) >= 22).astype(np.uint8),
         name=np.array([f"f{i}" for i in range(30)]), vote_columns=np.array(COLUMNS),
     )  # fmt: skip
+
+
+def face_sets(data: Path, packed: Path) -> list:
+    """The three of :func:`write_data` as the trainer takes them."""
+    from faceattr_fast.training.prepare import PrepareOptions, prepare
+    from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
+
+    sources = [
+        (UTKFace(data / "utkface"), PrepareOptions(test=8)),
+        (LFW(data / "lfw"), None),
+        (FERPlus(data / "ferplus"), None),
+    ]
+    return [
+        prepare(source, packed / source.name, options, report=lambda line: None).face_set()
+        for source, options in sources
+    ]

@@ -43,19 +43,21 @@ def render(
 
     rng = np.random.default_rng() if rng is None else rng
 
-    crop_side = faces.small.shape[1] / (1 + 2 * faces.margin)
-    pictures = faces.small if size <= crop_side else faces.pictures
+    half = faces.pictures.shape[1] // 2
+    halve = size <= half / (1 + 2 * faces.margin)
     out = np.empty((len(indices), size, size, 3), np.uint8)
     for row, index in zip(out, indices, strict=True):
-        picture = np.asarray(pictures[index])
-        if jitter is not None and faces.margin and rng.random() < jitter.blur:
-            side = int(rng.integers(48, faces.small.shape[1]))
-            picture = cv2.resize(faces.small[index], (side, side), interpolation=cv2.INTER_AREA)
+        picture = np.asarray(faces.pictures[index])
+        blur = jitter is not None and faces.margin and rng.random() < jitter.blur
+        if halve or blur:
+            picture = cv2.resize(picture, (half, half), interpolation=cv2.INTER_AREA)
+        if blur:
+            side = int(rng.integers(48, half))
+            picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
         matrix = _to_output(picture.shape[0], faces.margin, size, _placement(faces, jitter, rng))
-        warped = cv2.warpAffine(
+        row[:] = cv2.warpAffine(
             picture, matrix[:2], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        row[:] = warped if warped.ndim == 3 else warped[:, :, None]
     if jitter is not None:
         _recolour(out, jitter, rng)
     return out
