@@ -1,7 +1,9 @@
 # What runs a plan on a GPU: host code, and launches of kernels, which nvcc compiles for the device (each has a .cu that
 # includes it) and any other compiler for the emulator.
-set(FACEATTR_CUDA_SOURCES device_memory.cc engine.cc memory.cc packing.cc prepared.cc program.cc tiles.cc workspace.cc)
+set(FACEATTR_CUDA_SOURCES device_memory.cc engine.cc hopper/resident_run.cc hopper/row_conv_phase.cc memory.cc packing.cc
+    prepared.cc program.cc tiles.cc workspace.cc)
 set(FACEATTR_CUDA_LAUNCHES contiguous launch_conv_bfloat16 launch_conv_float16 launch_conv_integer8 launch_others)
+set(FACEATTR_CUDA_HOPPER_LAUNCHES launch_resident launch_row_conv launch_wgmma_stem)  # for sm_90a alone
 set(FACEATTR_EMULATOR_SOURCES fiber.cc grid.cc machine.cc matrix.cc memory.cc wgmma.cc)
 
 # FACEATTR_CUDA: whether nvcc builds them for _core.

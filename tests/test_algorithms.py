@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import available_isas, normalise, random_net, random_pixels
 
-from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, NetworkSpec, PixelSpec, StemSpec
+from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, NetworkSpec, PixelSpec, StemSpec, _core
 from faceattr_fast.algorithms import ALGORITHMS, candidates, choose_algorithms, transform_weight
 from faceattr_fast.backend import compile_plan
 from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import TILES, Output, Plan, Segment, SegmentedConv, Stem, TensorShape
+from faceattr_fast.plan import TILES, Output, Plan, QuantizedConv, Segment, SegmentedConv, Stem, TensorShape
+from faceattr_fast.quantize import quantize_plan
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.rewrite import build_plan
 from faceattr_fast.storage import store_bfloat16
@@ -93,6 +94,44 @@ def test_what_the_paper_network_transforms_in_bfloat16(paper_plan):
     names = {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"}
     assert names == {"m2", *(f"x{i}" for i in range(4, 10))}
     assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"m3", "x3"}
+
+
+def integer_algorithms(plan, isa):
+    chosen = choose_algorithms(plan, isa=isa)
+    return {phase.dst: phase.algorithm for phase in chosen.phases if isinstance(phase, QuantizedConv)}
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_where_integers_are_transformed(rewrite, monkeypatch):
+    plan = build_plan(PAPER, tensors_of(random_net(PAPER, 0)), OUTPUTS, rewrite=rewrite)
+    values = {part.partition("[")[0] for name in plan.tensors for part, _ in plan.parts.get(name, ((name, 0),))}
+    plan = quantize_plan(plan, dict.fromkeys(values, 1.0))
+    for isa in ("avx2", "avx2+avx512", "avx2+avx512+avx512bf16", "scalar"):
+        assert {"x4", "x5", "x6", "x7", "x8", "x9"} <= {
+            name for name, algorithm in integer_algorithms(plan, isa).items() if algorithm == "winograd2x2"
+        }
+    # Four products at once of bytes; 16/36 of them of 16 bits, two at once, and the transforms take longer.
+    for isa in ("avx2+avx512+avx512vnni", "avx2+avx512+avx512bf16+avx512vnni"):
+        assert set(integer_algorithms(plan, isa).values()) == {"direct"}
+        forced = choose_algorithms(plan, "winograd2x2", isa=isa)
+        assert {phase.algorithm for phase in forced.phases if isinstance(phase, QuantizedConv)} == {
+            "direct",
+            "winograd2x2",
+        }
+    monkeypatch.setattr(_core, "detected_isa", lambda: "avx2+avx512+avx512vnni")
+    assert set(integer_algorithms(plan, "").values()) == {"direct"}
+    assert "winograd2x2" in integer_algorithms(plan, "avx2").values()
+
+
+def test_wide_convolutions_are_transformed_even_so():
+    """Where the transforms are few against the products: 1,000 channels."""
+    channels = 1000
+    weight = np.broadcast_to(np.zeros((), np.int8), (channels, channels, 3, 3))
+    zeros = np.zeros(channels, np.int32)
+    conv = QuantizedConv("y", (Segment("x", weight),), zeros, zeros.astype(np.float32), True)
+    shape = TensorShape(56, 56, channels)
+    plan = Plan(PAPER, {"x": shape, "y": shape}, (conv,), {}, False)
+    assert integer_algorithms(plan, "avx2+avx512+avx512vnni") == {"y": "winograd2x2"}
 
 
 def test_unknown_algorithm(monkeypatch):

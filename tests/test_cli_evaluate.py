@@ -51,7 +51,9 @@ def save(path, spec, metadata=None):
     tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
     for head, logits in faf.FastForward(Weights(spec, tensors))(crops()).items():
         if head != "embedding":
-            tensors[f"heads.{head}.fc.bias"] -= np.quantile(logits, 0.5 - 0.1 * np.arange(logits.shape[1]), axis=0).diagonal()
+            tensors[f"heads.{head}.fc.bias"] -= np.quantile(
+                logits, 0.5 - 0.1 * np.arange(logits.shape[1]), axis=0
+            ).diagonal()
     write_weights(path, Weights(spec, tensors, {"licence": "none", "crop": CROP, **(metadata or {})}), dtype="float16")
     return path
 

@@ -1,5 +1,6 @@
 """Splits, data sets, crops and the trainer, on faces that the tests draw themselves."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,15 @@ def test_the_schedule_warms_up_and_falls():
     assert rates[0] < 0.1 * recipe.rate
     assert rates[-1] < 0.01 * recipe.rate
     assert [recipe.phase(p).size for p in (0.0, 0.999, 1.0)][1:] == [224, 224]
+
+
+def test_faces_of_nobody_known_are_no_person(sets):
+    lfw = sets[1]
+    unnamed = dataclasses.replace(lfw, people=np.where(lfw.people == "P_1", "", lfw.people))
+    for faces, expected in ((lfw, 6), (unnamed, 5)):
+        batches = trainer._Batches([faces], schedule.Recipe(), tiny_spec(), 0)
+        assert batches.identities == expected
+    assert (batches.identity[0][lfw.people == "P_1"] == -1).all()
 
 
 def test_unknown_labels_give_no_loss():

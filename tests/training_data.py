@@ -30,6 +30,11 @@ def drawn_face(rng: np.random.Generator, side: int = 64, male: bool = True) -> n
     return np.clip(picture + ramp, 0, 255).astype(np.uint8)
 
 
+def write_picture(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), drawn_face(np.random.default_rng(seed))[..., ::-1])
+
+
 def write_csv(path: Path, header: str, rows: list[str]) -> None:
     path.write_text("\n".join([header, *rows]) + "\n")
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/pack.h"
 #include "cpu/runners.h"
@@ -51,16 +52,17 @@ ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
 
 namespace {
 
-template <class Value>
-void clear_border(Value* base, const MapPlacement& map, const TensorShape& shape, const Team& team) {
+// `zero`: what every byte of a zero is.
+void clear_border(std::uint8_t* base, int zero, const MapPlacement& map, const TensorShape& shape, const Team& team) {
+  const std::int64_t row_bytes = map.row_pitch * map.value_bytes, position_bytes = map.pixel_pitch * map.value_bytes;
   const Team::Range rows = team.share(shape.height + 2);
   for (std::int64_t y = rows.begin; y < rows.end; ++y) {
-    Value* row = base + y * map.row_pitch;
+    std::uint8_t* row = base + y * row_bytes;
     if (y == 0 || y == shape.height + 1) {
-      std::fill_n(row, map.row_pitch, Value{0});
+      std::memset(row, zero, row_bytes);
     } else {
-      std::fill_n(row, map.pixel_pitch, Value{0});
-      std::fill_n(row + map.row_pitch - map.pixel_pitch, map.pixel_pitch, Value{0});
+      std::memset(row, zero, position_bytes);
+      std::memset(row + row_bytes - position_bytes, zero, position_bytes);
     }
   }
 }
@@ -83,11 +85,8 @@ void clear_padding(std::int16_t* interior, const MapPlacement& map, const Tensor
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team) {
   if (shape.format == Format::kBfloat16) clear_padding(narrow(arena) + map.narrow_interior(), map, shape, team);
   if (map.border == 0) return;
-  if (shape.narrow()) {
-    clear_border(narrow(arena + map.offset), map, shape, team);
-  } else {
-    clear_border(arena + map.offset, map, shape, team);
-  }
+  const int zero = map.value_bytes == 1 ? -shape.low : 0;  // bytes hold distances from low
+  clear_border(bytes(arena + map.offset), zero, map, shape, team);
 }
 
 SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {

@@ -25,6 +25,7 @@ struct Candidate {
 struct KernelLists {
   std::vector<Candidate<SegmentedConvKernel>> SegmentedConv;
   std::vector<Candidate<QuantizedConvKernel>> QuantizedConv;
+  std::vector<Candidate<PairConvKernel>> PairConv;
   std::vector<Candidate<QuantizedWinogradKernel>> QuantizedWinograd;
   std::vector<Candidate<Bfloat16ConvKernel>> Bfloat16Conv;
   std::vector<Candidate<Bfloat16WinogradKernel>> Bfloat16Winograd;

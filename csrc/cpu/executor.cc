@@ -45,7 +45,7 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   }
   std::vector<std::size_t> workspaces;
   for (const Phase& phase : plan_.phases) workspaces.push_back(workspace_floats(plan_, phase));
-  memory_ = plan_memory(plan_, kinds_, workspaces);
+  memory_ = plan_memory(plan_, kinds_, workspaces, best(kernel_lists().QuantizedConv, features).value_bytes);
   for (std::size_t t = 0; t < plan_.tensors.size(); ++t) {
     vector_offsets_.push_back(vector_floats_);
     if (kinds_[t] == TensorKind::kVector) {
@@ -195,7 +195,12 @@ void Executor::copy_maps(const ImageMemory& memory, std::int64_t image, float* c
       for (int x = 0; x < shape.width; ++x, dst += output.count) {
         const std::int64_t offset = y * map.row_pitch + x * map.pixel_pitch + output.start;
         const std::int16_t* src = narrow(memory.arena) + map.narrow_interior() + offset;
-        if (shape.format == Format::kInteger) {
+        if (map.value_bytes == 1) {
+          const std::uint8_t* distances = bytes(memory.arena) + map.narrow_interior() + offset;
+          for (int c = 0; c < output.count; ++c) {
+            dst[c] = static_cast<float>(distances[c] + shape.low) * shape.scale[output.start + c];
+          }
+        } else if (shape.format == Format::kInteger) {
           for (int c = 0; c < output.count; ++c) dst[c] = static_cast<float>(src[c]) * shape.scale[output.start + c];
         } else if (shape.format == Format::kBfloat16) {
           for (int c = 0; c < output.count; ++c) dst[c] = from_bfloat16(src[c]);

@@ -18,6 +18,8 @@ MeansRunner::MeansRunner(const ShiftedMeansPhase& phase, const Layout& layout)
   src_ = (shape.narrow() ? map.narrow_interior() : map.interior()) + phase.start;
   if (format_ == Format::kInteger)
     scale_.assign(shape.scale.begin() + phase.start, shape.scale.begin() + phase.start + phase.count);
+  value_bytes_ = map.value_bytes;
+  args_.low = shape.low;
   args_.row_pitch = map.row_pitch;
   args_.pixel_pitch = map.pixel_pitch;
   args_.height = shape.height;
@@ -33,6 +35,7 @@ void MeansRunner::run(const ImageMemory& memory, const Team& team) const {
   ShiftedMeansArgs args = args_;
   args.src = memory.arena + src_;
   args.narrow = narrow(memory.arena) + src_;
+  if (value_bytes_ == 1) args.bytes = bytes(memory.arena) + src_;
   args.scale = scale_.data();
   args.dst = memory.vectors + dst_;
   const int chunks = (args.count + kChannelsPerItem - 1) / kChannelsPerItem;

@@ -25,27 +25,32 @@ inline NarrowRun aligned(const Segment& s) {
   return {s.start / 4 * 4, (s.start + s.count + 3) / 4 * 4, s.start, s.count};
 }
 
-// Weights of (output channel, k), in any order, as [panel][K / 2][width][2] with panel = channel / width.
-class PairPacker {
+// Weights of (output channel, k), in any order, as [panel][K / group][width][group] with panel = channel / width: pairs
+// of 16 bits, or fours of 8 for kernels that read such.
+class GroupPacker {
  public:
-  PairPacker(int out_channels, std::int64_t k, int width)
-      : k_(k), width_(width), packed_(floats(panel_count(out_channels, width) * k * width)) {
-    std::fill_n(narrow(packed_.data()), kNarrowPerFloat * packed_.size(), std::int16_t{0});
+  GroupPacker(int out_channels, std::int64_t k, const NarrowConvKernel& kernel)
+      : k_(k),
+        width_(kernel.panel),
+        group_(static_cast<int>(sizeof(float)) / kernel.value_bytes),
+        packed_(static_cast<std::size_t>(panel_count(out_channels, width_) * ((k + group_ - 1) / group_) * width_)) {
+    std::fill_n(packed_.data(), packed_.size(), 0.0f);
   }
 
   void put(std::int64_t channel, std::int64_t k, std::int16_t weight) {
-    const std::int64_t row = channel / width_ * k_ + k / 2 * 2;
-    narrow(packed_.data())[row * width_ + channel % width_ * 2 + k % 2] = weight;
+    const std::int64_t row = channel / width_ * k_ + k / group_ * group_;
+    const std::int64_t place = row * width_ + channel % width_ * group_ + k % group_;
+    if (group_ == 2) {
+      narrow(packed_.data())[place] = weight;
+    } else {
+      bytes(packed_.data())[place] = static_cast<std::uint8_t>(weight);
+    }
   }
   AlignedBuffer take() { return std::move(packed_); }
 
  private:
-  static std::size_t floats(std::int64_t narrow) {
-    return static_cast<std::size_t>(narrow + kNarrowPerFloat - 1) / kNarrowPerFloat;
-  }
-
   std::int64_t k_;
-  int width_;
+  int width_, group_;
   AlignedBuffer packed_;
 };
 

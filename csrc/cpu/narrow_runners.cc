@@ -27,11 +27,12 @@ AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
 const std::int32_t* words(const AlignedBuffer& buffer) { return reinterpret_cast<const std::int32_t*>(buffer.data()); }
 
 template <class Phase>
-NarrowWeights quantized(const Phase& phase, const Layout& layout) {
-  return {&best(kernel_lists().QuantizedConv, layout.features),
-          {phase.weight.begin(), phase.weight.end()},
-          phase.bias,
-          phase.multiplier};
+NarrowWeights quantized(const Phase& phase, const NarrowConvKernel& kernel) {
+  return {&kernel, {phase.weight.begin(), phase.weight.end()}, phase.bias, phase.multiplier};
+}
+
+NarrowWeights quantized(const QuantizedConvPhase& phase, const Layout& layout) {
+  return quantized(phase, best(kernel_lists().QuantizedConv, layout.features));
 }
 
 template <class Phase>
@@ -69,23 +70,28 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
   const auto& tensors = layout.plan.tensors;
   const auto& maps = layout.memory.maps;
   bind_segments(phase.segments, layout);
-  PairPacker packer(shape_.channels, args_.k, kernel_->panel);
+  GroupPacker packer(shape_.channels, args_.k, *kernel_);
+  std::vector<std::int32_t> bias = numbers.bias;
   const std::int16_t* weight = numbers.weight.data();
   for (int o = 0; o < shape_.channels; ++o) {
     std::int64_t i = 0;
     for (const Segment& s : phase.segments) {
       const NarrowRun read = aligned(s);
+      // What kernels of bytes read is too small by `low`. It fits: 2^29 and 2^15 products of 128 * 127 at most.
+      const int low = kernel_->value_bytes == 1 ? tensors[s.src].low : 0;
       for (int tap = 0; tap < s.kernel * s.kernel; ++tap) {
         for (int c = read.begin; c < read.end; ++c, ++i) {
-          if (read.has(c)) packer.put(o, i, *weight++);
+          if (!read.has(c)) continue;
+          bias[o] += low * *weight;
+          packer.put(o, i, *weight++);
         }
       }
     }
   }
   weights_ = packer.take();
-  bias_ = pack_bits(numbers.bias, kernel_->panel);
+  bias_ = pack_bits(bias, kernel_->panel);
   multiplier_ = pack_bias(numbers.multiplier, kernel_->panel);
-  args_.weights = narrow(weights_.data());
+  args_.weights = weights_.data();
   args_.out_channels = shape_.channels;
   args_.out_width = shape_.width;
 
@@ -115,7 +121,7 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
     to.low = static_cast<float>(narrow_shape_.low);
   }
   blocking_ =
-      Blocking(phase.segments, tensors, shape_, sizeof(std::int16_t),
+      Blocking(phase.segments, tensors, shape_, kernel_->value_bytes,
                sizeof(float) * static_cast<double>(weights_.size()), panel_count(shape_.channels, kernel_->panel));
 }
 
@@ -154,9 +160,13 @@ void NarrowConvRunner::clear_borders(const ImageMemory& memory, const Team& team
 
 NarrowConvArgs NarrowConvRunner::bind(const ImageMemory& memory) const {
   NarrowConvArgs args = args_;
-  args.base = narrow(memory.arena);
+  args.base = memory.arena;
   if (has_floats_) args.store.floats = memory.arena + floats_.interior();
-  if (has_narrow_) args.store.narrow = narrow(memory.arena) + narrow_.narrow_interior();
+  if (has_narrow_ && narrow_.value_bytes == 1) {
+    args.store.bytes = bytes(memory.arena) + narrow_.narrow_interior();
+  } else if (has_narrow_) {
+    args.store.narrow = narrow(memory.arena) + narrow_.narrow_interior();
+  }
   if (has_residual_) args.store.residual = memory.arena + residual_.interior();
   return args;
 }
@@ -168,7 +178,7 @@ void NarrowConvRunner::run(const ImageMemory& memory, const Team& team) const {
 }
 
 NarrowStemRunner::NarrowStemRunner(const QuantizedStemPhase& phase, const Layout& layout)
-    : NarrowStemRunner(phase.dst, quantized(phase, layout), layout) {}
+    : NarrowStemRunner(phase.dst, quantized(phase, best(kernel_lists().PairConv, layout.features)), layout) {}
 
 NarrowStemRunner::NarrowStemRunner(const StemPhase& phase, const Layout& layout)
     : NarrowStemRunner(phase.dst, bfloat16(for_integers(phase, layout.plan), layout), layout) {}
@@ -182,7 +192,7 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
       strip_pitch_(static_cast<std::int64_t>(size_ + 2 * kPad) * kRgb),
       shape_(layout.plan.tensors[dst]),
       dst_(layout.memory.maps[dst]) {
-  PairPacker packer(channels_, kTaps * kStemRun, conv_->panel);
+  GroupPacker packer(channels_, kTaps * kStemRun, *conv_);
   for (int o = 0; o < channels_; ++o) {
     for (int i = 0; i < kTaps * kStemRow; ++i) {
       packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kTaps * kStemRow + i]);
@@ -245,7 +255,7 @@ bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const Image
   args.base = strip;
   args.segments = &segment;
   args.segment_count = 1;
-  args.weights = narrow(weights_.data());
+  args.weights = weights_.data();
   args.k = kTaps * kStemRun;
   args.out_channels = channels_;
   args.out_width = size_ / 2;
@@ -262,8 +272,13 @@ bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const Image
     for (int y = begin; y < end; ++y) {
       segment.offset = 4 * (y - begin) * strip_pitch_;
       for (int panel = 0; panel < panels_; ++panel) conv_->run(args, 0, 2 * args.out_width, panel);
-      stem_->max_pool_integers(convolved, convolved + args.store.narrow_row_pitch, width, channels_, dst_.pixel_pitch,
-                               narrow(memory.arena) + dst_.narrow_interior() + y * dst_.row_pitch);
+      const std::int16_t* below = convolved + args.store.narrow_row_pitch;
+      const std::int64_t row = dst_.narrow_interior() + y * dst_.row_pitch;
+      if (dst_.value_bytes == 1) {
+        stem_->max_pool_bytes(convolved, below, width, channels_, dst_.pixel_pitch, bytes(memory.arena) + row);
+      } else {
+        stem_->max_pool_integers(convolved, below, width, channels_, dst_.pixel_pitch, narrow(memory.arena) + row);
+      }
     }
   }
   return finite;

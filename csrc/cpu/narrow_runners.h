@@ -1,5 +1,6 @@
-// Runners of the phases that read narrow maps; see runners.h. One implementation for both formats: weights are 16 bits
-// wide and read in pairs, the kernel's family says what they are.
+// Runners of the phases that read narrow maps; see runners.h. One implementation for both formats: the kernel says how
+// wide values and weights are, its family what they are. Maps of integers are as wide as the quantized kernel wants
+// them, all those of an engine.
 #pragma once
 
 #include <cstdint>
@@ -93,14 +94,15 @@ class NarrowWinogradRunner {
   struct Source {
     std::int64_t offset, row_pitch, pixel_pitch;
     int height, width, channels;  // without the border
+    int low;                      // of integers
   };
   struct Point {
     int index, filter;
   };
 
-  NarrowWinogradRunner(NarrowConvRunner base, const NarrowWinogradTransforms& winograd,
-                       const std::vector<Segment>& segments, const std::vector<std::int16_t>& weight, int dst,
-                       const Layout& layout);
+  NarrowWinogradRunner(NarrowConvRunner base, const NarrowConvKernel& products,
+                       const NarrowWinogradTransforms& winograd, const std::vector<Segment>& segments,
+                       const std::vector<std::int16_t>& weight, int dst, const Layout& layout);
   ImageMemory of_image(const ImageMemory& group, int image) const;
   std::size_t product_sums(int images) const;  // in scratch, behind strip_floats()
   std::size_t strip_floats() const;            // of transformed input
@@ -111,7 +113,8 @@ class NarrowWinogradRunner {
   void run_panels(const ImageMemory& memory, int images, int panel_begin, int row_begin, int row_end,
                   const std::int16_t* transformed, std::int32_t* products) const;
 
-  NarrowConvRunner base_;  // the direct segments, and what becomes of sums
+  NarrowConvRunner base_;             // the direct segments, and what becomes of sums
+  const NarrowConvKernel* products_;  // of transformed values, which have 16 bits; panels are those of base_
   const NarrowWinogradTransforms* winograd_;
   AlignedBuffer weights_;
   std::vector<Source> sources_;

@@ -59,13 +59,14 @@ std::size_t narrow_workspace_floats(const Plan& plan, const WinogradConvPhase& p
 }
 
 NarrowWinogradRunner::NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout)
-    : NarrowWinogradRunner(NarrowConvRunner(phase, layout), best(kernel_lists().QuantizedWinograd, layout.features),
-                           phase.transformed, phase.transformed_weight, phase.dst, layout) {
+    : NarrowWinogradRunner(NarrowConvRunner(phase, layout), best(kernel_lists().PairConv, layout.features),
+                           best(kernel_lists().QuantizedWinograd, layout.features), phase.transformed,
+                           phase.transformed_weight, phase.dst, layout) {
   has_direct_ = !phase.segments.empty();
 }
 
 NarrowWinogradRunner::NarrowWinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace)
-    : NarrowWinogradRunner(NarrowConvRunner(phase.direct, layout),
+    : NarrowWinogradRunner(NarrowConvRunner(phase.direct, layout), best(kernel_lists().Bfloat16Conv, layout.features),
                            best(kernel_lists().Bfloat16Winograd, layout.features).transforms[form_index(phase)],
                            phase.segments, to_bfloat16(phase.weight), phase.direct.dst, layout) {
   has_direct_ = !phase.direct.segments.empty();
@@ -73,26 +74,28 @@ NarrowWinogradRunner::NarrowWinogradRunner(const WinogradConvPhase& phase, const
   workspace_ = workspace;
 }
 
-NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowWinogradTransforms& winograd,
+NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowConvKernel& products,
+                                           const NarrowWinogradTransforms& winograd,
                                            const std::vector<Segment>& segments,
                                            const std::vector<std::int16_t>& weight, int dst, const Layout& layout)
     : base_(std::move(base)),
+      products_(&products),
       winograd_(&winograd),
       shape_(layout.plan.tensors[dst]),
       slot_(layout.memory.slot_floats),
       channels_(read_channels(segments)),
       rows_(tiles(shape_.height, winograd.form)),
       columns_(tiles(shape_.width, winograd.form)),
-      panels_(panel_count(shape_.channels, base_.conv().panel)),
-      group_(std::max(1, kGroupChannels / base_.conv().panel)) {
+      panels_(panel_count(shape_.channels, products.panel)),
+      group_(std::max(1, kGroupChannels / products.panel)) {
   const WinogradForm& form = winograd_->form;
   for (const Segment& s : segments) {
     const MapPlacement& src = layout.memory.maps[s.src];
     const TensorShape& shape = layout.plan.tensors[s.src];
     const NarrowRun read = aligned(s);
-    const auto padded = static_cast<std::int64_t>(kNarrowPerFloat * src.offset);  // bordered by one
-    sources_.push_back(
-        {padded + read.begin, src.row_pitch, src.pixel_pitch, shape.height, shape.width, read.end - read.begin});
+    const auto interior = static_cast<std::int64_t>(src.narrow_interior());  // bordered by one
+    sources_.push_back({interior - src.row_pitch - src.pixel_pitch + read.begin, src.row_pitch, src.pixel_pitch,
+                        shape.height, shape.width, read.end - read.begin, shape.low});
   }
   for (int row = 0; row < form.side; ++row) {
     for (int column = 0; column < form.side; ++column) {
@@ -104,8 +107,8 @@ NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowWi
   strip_rows_ = static_cast<int>(std::clamp<std::int64_t>(kStripBytes / row_bytes, 1, rows_));
 
   // [panel][filter][K / 2][width][2]: the filters of a panel are packed as panels of their own.
-  const int width = base_.conv().panel, filters = form.filters();
-  PairPacker packer(panels_ * filters * width, channels_, width);
+  const int width = products_->panel, filters = form.filters();
+  GroupPacker packer(panels_ * filters * width, channels_, *products_);
   const std::int16_t* next = weight.data();
   for (int filter = 0; filter < filters; ++filter) {
     for (int o = 0; o < shape_.channels; ++o) {
@@ -123,7 +126,7 @@ NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowWi
 }
 
 std::size_t NarrowWinogradRunner::product_sums(int images) const {
-  const std::size_t group_channels = static_cast<std::size_t>(group_) * base_.conv().panel;
+  const std::size_t group_channels = static_cast<std::size_t>(group_) * products_->panel;
   const std::size_t tile_count = static_cast<std::size_t>(images) * (whole_map_ ? rows_ : strip_rows_) * columns_;
   return winograd_->form.points() * (tile_count * group_channels + kSkew);
 }
@@ -136,7 +139,7 @@ std::size_t NarrowWinogradRunner::strip_floats() const {
 std::size_t NarrowWinogradRunner::scratch_floats(int images) const {
   const std::size_t positions =
       static_cast<std::size_t>(winograd_->form.output) * (whole_map_ ? rows_ : strip_rows_) * shape_.width;
-  const std::size_t direct = positions * group_ * base_.conv().panel;
+  const std::size_t direct = positions * group_ * products_->panel;
   return strip_floats() + product_sums(whole_map_ ? images : 1) + (has_direct_ ? direct : 0);
 }
 
@@ -153,7 +156,13 @@ void NarrowWinogradRunner::transform_input(const ImageMemory& memory, int tile_b
   for (int tile = tile_begin; tile < tile_end; ++tile) {
     const int y = tile / columns_ * step, x = tile % columns_ * step;
     for (const Source& source : sources_) {
-      args.src = narrow(memory.arena) + source.offset + y * source.row_pitch + x * source.pixel_pitch;
+      const std::int64_t first = source.offset + y * source.row_pitch + x * source.pixel_pitch;
+      if (base_.conv().value_bytes == 1) {
+        args.bytes = bytes(memory.arena) + first;
+        args.low = source.low;
+      } else {
+        args.src = narrow(memory.arena) + first;
+      }
       args.row_pitch = source.row_pitch;
       args.pixel_pitch = source.pixel_pitch;
       args.rows = std::min(side, source.height + 2 - y);
@@ -169,7 +178,7 @@ void NarrowWinogradRunner::transform_input(const ImageMemory& memory, int tile_b
 void NarrowWinogradRunner::run_panels(const ImageMemory& memory, int images, int panel_begin, int row_begin,
                                       int row_end, const std::int16_t* transformed, std::int32_t* products) const {
   const WinogradForm& form = winograd_->form;
-  const int width = base_.conv().panel, filters = form.filters();
+  const int width = products_->panel, filters = form.filters();
   const int panel_end = std::min(panel_begin + group_, panels_), pitch = (panel_end - panel_begin) * width;
   const int tile_count = (row_end - row_begin) * columns_;
   const std::int64_t image_pitch = static_cast<std::int64_t>(tile_count) * pitch;
@@ -196,7 +205,7 @@ void NarrowWinogradRunner::run_panels(const ImageMemory& memory, int images, int
       args.base = transformed + point.index * (static_cast<std::int64_t>(tile_count) * channels_ + kSkew);
       args.weights = narrow(weights_.data()) + weights * channels_ * width;
       args.sums = products + point.index * product_pitch + (panel - panel_begin) * width;
-      base_.conv().run(args, 0, images * tile_count, 0);
+      products_->run(args, 0, images * tile_count, 0);
     }
   }
 

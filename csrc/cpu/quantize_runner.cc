@@ -21,7 +21,12 @@ void QuantizeRunner::run(const ImageMemory& memory, const Team& team) const {
   const Team::Range rows = team.share(shape_.height);
   for (std::int64_t y = rows.begin; y < rows.end; ++y) {
     args.src = memory.arena + src_.interior() + y * src_.row_pitch;
-    args.dst = narrow(memory.arena) + dst_.narrow_interior() + y * dst_.row_pitch;
+    const std::int64_t row = dst_.narrow_interior() + y * dst_.row_pitch;
+    if (dst_.value_bytes == 1) {
+      args.bytes = bytes(memory.arena) + row;
+    } else {
+      args.dst = narrow(memory.arena) + row;
+    }
     kernel_->run(args);
   }
 }

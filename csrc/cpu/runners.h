@@ -35,13 +35,15 @@ struct Layout {
   std::uint32_t features;                          // of the CPU
 };
 
-// Zeroes this member's rows of what a phase leaves unwritten in its map and others read, where there is such: the
-// border, and the padding of a bfloat16 map's channels. The arena's last content lies there.
+// Writes zeros, as the map stores them, to this member's rows of what a phase leaves unwritten and others read, where
+// there is such: the border, and the padding of a bfloat16 map's channels. The arena's last content lies there.
 void clear_border(const MapPlacement& map, const TensorShape& shape, float* arena, const Team& team);
 
 // Memory as narrow values, for arithmetic with the offsets of narrow maps.
 inline std::int16_t* narrow(float* memory) { return reinterpret_cast<std::int16_t*>(memory); }
 inline const std::int16_t* narrow(const float* memory) { return reinterpret_cast<const std::int16_t*>(memory); }
+inline std::uint8_t* bytes(float* memory) { return reinterpret_cast<std::uint8_t*>(memory); }
+inline const std::uint8_t* bytes(const float* memory) { return reinterpret_cast<const std::uint8_t*>(memory); }
 
 class StemRunner {
  public:
@@ -169,6 +171,7 @@ class MeansRunner {
   ShiftedMeansArgs args_;
   std::size_t src_, dst_;
   Format format_;
+  int value_bytes_;
   std::vector<float> scale_;
 };
 

@@ -33,7 +33,10 @@ Target target_of(const DeviceInfo& info, Kernels kernels) {
     throw CudaError("the kernels need a device of compute capability 8.0 or more; " + info.name + " has " +
                     std::to_string(info.major) + "." + std::to_string(info.minor));
   }
-  return {info.major, info.minor, info.multiprocessors, info.shared_bytes, hopper && kernels != Kernels::kPortable};
+  Target target = {info.major, info.minor, info.multiprocessors, info.shared_bytes,
+                   hopper && kernels != Kernels::kPortable};
+  if (kernels == Kernels::kHopper) target.hopper_images = 1;  // asked for: whatever the batch
+  return target;
 }
 
 class PinnedBlock {

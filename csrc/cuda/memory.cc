@@ -11,28 +11,18 @@ constexpr std::size_t kAlignment = 256;
 
 std::size_t align(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-// Calls visit(tensor) for all that a phase reads and writes.
+// Calls visit(tensor) for all that a phase reads and writes; some may be -1.
 template <class Visit>
 void for_each_tensor(const Phase& any, const Visit& visit) {
+  for_each_source(any, visit);
   visit(std::visit([](const auto& phase) { return destination(phase); }, any));
-  if (const auto* conv = std::get_if<SegmentedConvPhase>(&any)) {
-    for (const Segment& s : conv->segments) visit(s.src);
-    for (int tensor : {conv->residual, conv->copy}) visit(tensor);
-  } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&any)) {
-    for (const Segment& s : quantized->segments) visit(s.src);
-    for (int tensor : {quantized->residual, quantized->copy}) visit(tensor);
-  } else if (const auto* quantize = std::get_if<QuantizePhase>(&any)) {
-    visit(quantize->src);
-  } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&any)) {
-    visit(means->src);
-  } else if (const auto* linear = std::get_if<LinearHeadPhase>(&any)) {
-    for (const LinearInput& input : linear->inputs) visit(input.src);
-  }
+  if (const auto* conv = std::get_if<SegmentedConvPhase>(&any)) visit(conv->copy);
+  if (const auto* quantized = std::get_if<QuantizedConvPhase>(&any)) visit(quantized->copy);
 }
 
 }  // namespace
 
-Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds) {
+Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds, const std::vector<Use>& later_uses) {
   const int count = static_cast<int>(plan.tensors.size());
   Memory memory;
   memory.lives.resize(count);
@@ -47,6 +37,7 @@ Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds) {
       life.last = p;
     });
   }
+  for (const Use& use : later_uses) memory.lives[use.tensor].last = std::max(memory.lives[use.tensor].last, use.phase);
   std::vector<int> maps;
   for (int t = 0; t < count; ++t) {
     const TensorShape& shape = plan.tensors[t];

@@ -24,8 +24,30 @@ struct Memory {
   int vector_pitch = 0;                 // floats per image
 };
 
+struct Use {
+  int tensor, phase;
+};
+
 // A phase's outputs are gathered right behind it, so a map lives from the phase that writes it to the last that reads
-// it.
-Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds);
+// it, or to a later use.
+Memory place_tensors(const Plan& plan, const std::vector<TensorKind>& kinds, const std::vector<Use>& later_uses = {});
+
+// Calls visit(tensor) for all that a phase reads; a residual may be -1.
+template <class Visit>
+void for_each_source(const Phase& any, const Visit& visit) {
+  if (const auto* conv = std::get_if<SegmentedConvPhase>(&any)) {
+    for (const Segment& s : conv->segments) visit(s.src);
+    visit(conv->residual);
+  } else if (const auto* quantized = std::get_if<QuantizedConvPhase>(&any)) {
+    for (const Segment& s : quantized->segments) visit(s.src);
+    visit(quantized->residual);
+  } else if (const auto* quantize = std::get_if<QuantizePhase>(&any)) {
+    visit(quantize->src);
+  } else if (const auto* means = std::get_if<ShiftedMeansPhase>(&any)) {
+    visit(means->src);
+  } else if (const auto* linear = std::get_if<LinearHeadPhase>(&any)) {
+    for (const LinearInput& input : linear->inputs) visit(input.src);
+  }
+}
 
 }  // namespace faceattr::cuda

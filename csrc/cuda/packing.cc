@@ -8,13 +8,16 @@
 
 #include "base/bfloat16.h"
 #include "base/float16.h"
+#include "cuda/hopper/params.h"
 
 namespace faceattr::cuda {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
 
-void put(Format format, float value, std::byte* to) {
+}  // namespace
+
+void put_value(Format format, float value, std::byte* to) {
   switch (format) {
     case Format::kFloat: {
       std::memcpy(to, &value, sizeof value);
@@ -39,8 +42,6 @@ void put(Format format, float value, std::byte* to) {
     }
   }
 }
-
-}  // namespace
 
 std::size_t Packing::add(std::size_t bytes) {
   const std::size_t offset = (bytes_.size() + kAlignment - 1) / kAlignment * kAlignment;
@@ -111,7 +112,7 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
       const int from = first_k[order[cursor.segment]] + cursor.tap * segment.count + channel;
       for (int o = 0; o < channels; ++o) {
         const std::int64_t at = weight_index(step, i / group, weight_column(o), packed.padded);
-        put(format, weight[static_cast<std::size_t>(o) * k + from], to + at * kGroupBytes + i % group * bytes);
+        put_value(format, weight[static_cast<std::size_t>(o) * k + from], to + at * kGroupBytes + i % group * bytes);
       }
     }
   }
@@ -130,7 +131,28 @@ std::size_t pack_stem(const std::vector<float>& weight, const float (&factor)[3]
         const int ky = tap / kStemTaps, kx = tap % kStemTaps;
         const std::int64_t at = weight_index(2 * ky + kx / 4, kx % 4 / 2, weight_column(o), padded);
         const float value = weight[(static_cast<std::size_t>(o) * kStemTaps * kStemTaps + tap) * 3 + c] * factor[c];
-        put(format, value, to + at * kGroupBytes + (kx % 2 * 4 + c) * 2);
+        put_value(format, value, to + at * kGroupBytes + (kx % 2 * 4 + c) * 2);
+      }
+    }
+  }
+  return offset;
+}
+
+std::size_t pack_wgmma_stem(const std::vector<float>& weight, const float (&factor)[3], int channels, Format format,
+                            Packing& packing) {
+  const std::size_t offset =
+      packing.add(static_cast<std::size_t>(divide_up(channels, kStemChannels)) * kWgmmaStemWeightBytes);
+  for (int o = 0; o < channels; ++o) {
+    std::byte* const to = packing.at<std::byte>(offset) + o / kStemChannels * kWgmmaStemWeightBytes;
+    for (int lower = 0; lower < 2; ++lower) {
+      for (int tap = 0; tap < kStemTaps * kStemTaps; ++tap) {
+        for (int c = 0; c < 3; ++c) {
+          // The lower row of the convolution begins two rows of pixels further down.
+          const int group = (tap / kStemTaps + 2 * lower) * 4 + tap % kStemTaps / 2;
+          const int at = group * 64 + wgmma_stem_row(o % kStemChannels, lower);
+          const float value = weight[(static_cast<std::size_t>(o) * kStemTaps * kStemTaps + tap) * 3 + c] * factor[c];
+          put_value(format, value, to + at * kGroupBytes + (tap % kStemTaps % 2 * 4 + c) * 2);
+        }
       }
     }
   }

@@ -32,6 +32,9 @@ class Packing {
   std::vector<std::byte> bytes_;
 };
 
+// One value of a format. Throws std::invalid_argument where float16 does not hold it.
+void put_value(Format format, float value, std::byte* to);
+
 // A convolution's sources but for the addresses, in the order of their steps, and its weights.
 struct PackedConv {
   std::vector<ConvSource> sources;
@@ -50,6 +53,9 @@ PackedConv pack_conv(const Plan& plan, const std::vector<Segment>& segments, con
 // The stem's [oc][7][7][3], each times factor[channel of the pixel], as kStemSteps steps of `format`.
 std::size_t pack_stem(const std::vector<float>& weight, const float (&factor)[3], int channels, Format format,
                       Packing& packing);
+// The same for hopper/wgmma_stem.h.
+std::size_t pack_wgmma_stem(const std::vector<float>& weight, const float (&factor)[3], int channels, Format format,
+                            Packing& packing);
 // The same for float_stem: [7 * 7 * 3][padded channels].
 std::size_t pack_float_stem(const std::vector<float>& weight, int channels, Packing& packing);
 

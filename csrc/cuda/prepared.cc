@@ -18,11 +18,16 @@ float power_of_two(float value) { return std::ldexp(1.0f, static_cast<int>(std::
 
 class Preparation : public Prepared {
  public:
-  explicit Preparation(Plan plan_in) {
+  Preparation(Plan plan_in, bool hopper_kernels) : hopper(hopper_kernels) {
     plan = std::move(plan_in);
     max_images = kMaxImages;
     kinds = check(plan);
-    memory = place_tensors(plan, kinds);
+    std::vector<ResidentRun> runs;
+    if (hopper) runs = find_resident_runs(plan);
+    // Images do not finish together: what the first of them writes must not be what another has yet to read.
+    std::vector<Use> uses;
+    for (const ResidentRun& run : runs) uses.push_back({run.src, run.last});
+    memory = place_tensors(plan, kinds, uses);
     for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
       try {
         std::visit([&](const auto& phase) { add(phase); }, plan.phases[p]);
@@ -30,6 +35,7 @@ class Preparation : public Prepared {
         throw std::invalid_argument("plan, phase " + std::to_string(p) + ": " + error.what());
       }
     }
+    for (const ResidentRun& run : runs) residents.push_back({run, pack_resident(plan, run, packing)});
     gather_outputs();
     // Positions and groups of a whole batch are counted in 32 bits.
     for (int t = 0; t < static_cast<int>(plan.tensors.size()); ++t) {
@@ -53,9 +59,13 @@ class Preparation : public Prepared {
       launch.params.gain[c] = plan.scale[c] / unit;
       weight_factor[c] = unit / plan.scale[c];
     }
-    launch.weights = launch.format == Format::kFloat
-                         ? pack_float_stem(phase.weight, dst.channels, packing)
-                         : pack_stem(phase.weight, weight_factor, dst.channels, launch.format, packing);
+    launch.wgmma = hopper && launch.format != Format::kFloat;
+    if (launch.format == Format::kFloat) {
+      launch.weights = pack_float_stem(phase.weight, dst.channels, packing);
+    } else {
+      const auto pack = launch.wgmma ? pack_wgmma_stem : pack_stem;
+      launch.weights = pack(phase.weight, weight_factor, dst.channels, launch.format, packing);
+    }
     launch.bias = pack_channels(phase.bias, packing);
     phases.push_back(std::move(launch));
   }
@@ -97,6 +107,7 @@ class Preparation : public Prepared {
   void add(const SegmentedConvPhase& phase) {
     const Format format = plan.tensors[phase.segments[0].src].format;
     ConvLaunch launch = conv(phase, phase.weight, format);
+    if (hopper) launch.rows = find_row_conv(plan, phase, packing);
     phases.push_back(std::move(launch));
   }
 
@@ -216,10 +227,12 @@ class Preparation : public Prepared {
       if (plan.tensors[tensor].format == Format::kInteger) output_scale[o] = packing.add(plan.tensors[tensor].scale);
     }
   }
+
+  const bool hopper;
 };
 
 }  // namespace
 
-Prepared prepare(Plan plan) { return Preparation(std::move(plan)); }
+Prepared prepare(Plan plan, bool hopper_kernels) { return Preparation(std::move(plan), hopper_kernels); }
 
 }  // namespace faceattr::cuda

@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <variant>
 #include <vector>
 
+#include "cuda/hopper/resident_run.h"
+#include "cuda/hopper/row_conv_phase.h"
 #include "cuda/kernels/params.h"
 #include "cuda/memory.h"
 #include "cuda/packing.h"
@@ -19,7 +22,8 @@ struct StemLaunch {
   Format format = Format::kFloat;
   int dst = 0, parts = 1;  // of pixels as float32
   int parts_u8 = 1;
-  bool first = true;  // of the plan's stems: it writes the flags
+  bool first = true;   // of the plan's stems: it writes the flags
+  bool wgmma = false;  // by hopper/wgmma_stem.h
   std::size_t weights = 0, bias = 0, multiplier = 0;
 };
 
@@ -31,6 +35,7 @@ struct ConvLaunch {
   int floats = -1, narrow = -1, residual = -1;  // tensors
   std::size_t bias = 0, multiplier = 0, inverse = 0;
   bool has_multiplier = false, has_inverse = false;
+  std::optional<RowConvPhase> rows;  // the same by hopper/row_conv.h
 };
 
 struct MeansLaunch {
@@ -54,12 +59,19 @@ struct QuantizeLaunch {
 
 using PhaseLaunch = std::variant<StemLaunch, ConvLaunch, MeansLaunch, LinearLaunch, QuantizeLaunch>;
 
+// Phases that hopper/resident_blocks.h runs as one, where a batch is large enough.
+struct ResidentLaunch {
+  ResidentRun run;
+  PackedResident packed;
+};
+
 struct Prepared {
   Plan plan;
   std::vector<TensorKind> kinds;
   Memory memory;
   Packing packing;
-  std::vector<PhaseLaunch> phases;         // as the plan's
+  std::vector<PhaseLaunch> phases;  // as the plan's
+  std::vector<ResidentLaunch> residents;
   std::vector<std::vector<int>> gathered;  // by phase: outputs that are copied behind it
   std::vector<std::size_t> output_scale;   // by output, of integers
   int max_images = 0;                      // of a batch
@@ -67,6 +79,6 @@ struct Prepared {
 };
 
 // Throws std::invalid_argument, naming the phase, where no kernel computes the plan.
-Prepared prepare(Plan plan);
+Prepared prepare(Plan plan, bool hopper_kernels);
 
 }  // namespace faceattr::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cuda/hopper/launches.h"
 #include "cuda/kernels/launches.h"
 #include "cuda/prepared.h"
 #include "cuda/tiles.h"
@@ -34,7 +35,7 @@ const char* format_name(Format format) {
 
 // What was prepared, with a target: launches of phases for each call.
 struct Program::State : Prepared {
-  State(Plan plan, const Target& target) : Prepared(prepare(std::move(plan))), target(target) {}
+  State(Plan plan, const Target& target) : Prepared(prepare(std::move(plan), target.hopper_kernels)), target(target) {}
 
   // One launch of a phase: of what it is made, or what it is called.
   struct Bound {
@@ -128,16 +129,49 @@ struct Program::State : Prepared {
     set_store(call, params.store, dst, floats ? launch.dst : -1, floats ? -1 : launch.dst);
     std::int64_t blocks = static_cast<std::int64_t>(call.images) * params.strips * params.column_tiles;
     if (!floats) blocks *= params.channel_tiles;
-    const std::size_t shared = floats ? 16 : stem_shared_bytes(tile.strip_rows, tile.columns, parts);
+    std::size_t shared = floats ? 16 : stem_shared_bytes(tile.strip_rows, tile.columns, parts);
+    if (launch.wgmma) shared = wgmma_stem_shared_bytes(tile.strip_rows, tile.columns);
     const LaunchConfig to = config(call, blocks, floats ? 128 : 256, shared);
-    const std::string name = std::string("stem_") + format_name(launch.format) + " " + std::to_string(tile.strip_rows) +
-                             "x" + std::to_string(tile.columns);
-    run(bound, to, name, [&] { launch_stem(launch.format, parts, to, params); });
+    const std::string name = std::string(launch.wgmma ? "wgmma_stem_" : "stem_") + format_name(launch.format) + " " +
+                             std::to_string(tile.strip_rows) + "x" + std::to_string(tile.columns);
+    run(bound, to, name, [&] {
+      if (launch.wgmma) return launch_wgmma_stem(launch.format, to, params);
+      launch_stem(launch.format, parts, to, params);
+    });
+  }
+
+  // Blocks stay, and take strips of all images in turn.
+  void enqueue_rows(const ConvLaunch& launch, const Bound& bound) const {
+    const Call& call = bound.call;
+    const TensorShape& dst = plan.tensors[launch.narrow];
+    const auto groups_of = [&](const Segment& s, const std::uint8_t*& from, int& map_groups, int& groups) {
+      const std::size_t first = static_cast<std::size_t>(s.start / 8) * dst.height * dst.width * kGroupBytes;
+      from = map(call, s.src, first);
+      map_groups = group_count(plan.tensors[s.src].channels, launch.format);
+      groups = divide_up(s.count, 8);
+    };
+    RowConvParams params = {};
+    groups_of(launch.rows->near, params.near, params.near_map_groups, params.near_groups);
+    groups_of(launch.rows->own, params.own, params.own_map_groups, params.own_groups);
+    params.dst = map(call, launch.narrow);
+    params.dst_groups = group_count(dst.channels, dst.format);
+    params.weights = packed<std::uint8_t>(call, launch.rows->weights);
+    params.bias = packed<float>(call, launch.rows->bias);
+    params.images = call.images;
+    params.height = dst.height;
+    params.width = dst.width;
+    params.relu = launch.params.store.relu;
+    const int strips = call.images * divide_up(dst.height, RowConvShape::kRows);
+    const LaunchConfig to =
+        config(call, std::min(strips, target.multiprocessors), RowConvShape::kThreads, RowConvShape::kSharedBytes);
+    run(bound, to, std::string("row_conv_") + format_name(launch.format),
+        [&] { launch_row_conv(launch.format, to, params); });
   }
 
   void enqueue(const ConvLaunch& launch, const Bound& bound) const {
     const Call& call = bound.call;
     const TensorShape& dst = plan.tensors[launch.floats >= 0 ? launch.floats : launch.narrow];
+    if (launch.rows && takes_rows(target, call.images, dst.height)) return enqueue_rows(launch, bound);
     ConvParams params = launch.params;
     for (int s = 0; s < params.source_count; ++s) {
       params.sources[s] = launch.packed.sources[s];
@@ -253,8 +287,48 @@ struct Program::State : Prepared {
     run(bound, to, name, [&] { launch_gather(src.format, to, params); });
   }
 
+  // Clusters of neighbours; each block takes an image at a time.
+  void enqueue(const ResidentLaunch& launch, const Bound& bound) const {
+    const Call& call = bound.call;
+    const ResidentRun& part = launch.run;
+    const TensorShape& shape = plan.tensors[part.src];
+    ResidentParams params = {};
+    params.src = map(call, part.src);
+    params.dst = part.narrow < 0 ? nullptr : map(call, part.narrow);
+    params.floats = part.floats < 0 ? nullptr : map(call, part.floats);
+    params.weights = packed<std::uint8_t>(call, launch.packed.weights);
+    params.bias = packed<float>(call, launch.packed.bias);
+    params.images = call.images;
+    params.blocks = part.blocks();
+    params.groups = group_count(shape.channels, shape.format);
+    params.floats_groups = group_count(shape.channels, Format::kFloat);
+    // As many whole clusters as there is room for at once; of a small batch fewer.
+    const int room = std::max(1, target.multiprocessors / kResidentCluster);
+    const int clusters = std::min(room, divide_up(call.images, kResidentCluster));
+    LaunchConfig to = config(call, clusters * kResidentCluster, kResidentThreads, resident_shared_bytes(part.shape));
+    to.cluster = kResidentCluster;
+    const std::string name =
+        std::string("resident_blocks_") + format_name(part.format) + " x" + std::to_string(part.blocks());
+    run(bound, to, name, [&] { launch_resident(part.format, part.shape, to, params); });
+  }
+
+  const ResidentLaunch* resident_of(int phase, int images) const {
+    if (images < resident_images(target)) return nullptr;
+    for (const ResidentLaunch& resident : residents) {
+      if (phase >= resident.run.first && phase <= resident.run.last) return &resident;
+    }
+    return nullptr;
+  }
+
   void enqueue_phase(int phase, const Bound& bound) const {
-    std::visit([&](const auto& launch) { enqueue(launch, bound); }, phases[phase]);
+    const ResidentLaunch* resident = resident_of(phase, bound.call.images);
+    if (resident == nullptr) {
+      std::visit([&](const auto& launch) { enqueue(launch, bound); }, phases[phase]);
+    } else if (phase == resident->run.first) {
+      enqueue(*resident, bound);
+    } else if (bound.names != nullptr) {
+      bound.names->push_back("with phase " + std::to_string(resident->run.first));
+    }
     for (int output : gathered[phase]) gather(output, bound);
   }
 

@@ -23,6 +23,7 @@ struct Target {
   int multiprocessors = 108;
   std::size_t shared_bytes = 99328;  // that a block may have at most
   bool hopper_kernels = false;       // use those of hopper/ where there are any
+  int hopper_images = 0;             // the smallest batch that they take; 0: by estimates of each
 };
 
 // Pointers of the device. Everything is ordered by the stream; nothing allocates or synchronises, so that a graph can

@@ -27,10 +27,14 @@ std::size_t align(std::size_t floats) { return (floats + kAlignFloats - 1) / kAl
 // Narrow values are read four at a time at most.
 int pixel_pitch(const TensorShape& shape) { return shape.narrow() ? (shape.channels + 3) / 4 * 4 : shape.channels; }
 
-std::size_t padded_floats(const TensorShape& shape, int border) {
+int value_bytes(const TensorShape& shape, int integer_bytes) {
+  if (shape.format == Format::kInteger) return integer_bytes;
+  return shape.narrow() ? sizeof(std::int16_t) : sizeof(float);
+}
+
+std::size_t padded_floats(const TensorShape& shape, int border, int integer_bytes) {
   const std::size_t positions = static_cast<std::size_t>(shape.height + 2 * border) * (shape.width + 2 * border);
-  const std::size_t values = positions * pixel_pitch(shape);
-  return align(shape.narrow() ? values / kNarrowPerFloat : values);
+  return align(positions * pixel_pitch(shape) * value_bytes(shape, integer_bytes) / sizeof(float));
 }
 
 // A piece of the arena: a map, or what one phase works in.
@@ -104,10 +108,11 @@ void for_each_read(const Phase& phase, const Visit& visit) {
   }
 }
 
-// The weights of a convolution in floats; those of narrow maps have 16 bits. 0 for other phases.
-std::size_t weight_floats(const Plan& plan, const Phase& phase) {
+// The weights of a convolution in floats; those of narrow maps are as wide as the values that they meet. 0 for other
+// phases.
+std::size_t weight_floats(const Plan& plan, const Phase& phase, int integer_bytes) {
   if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase))
-    return quantized->weight.size() / kNarrowPerFloat;
+    return quantized->weight.size() * integer_bytes / sizeof(float);
   const SegmentedConvPhase* conv = convolution(phase);
   if (conv == nullptr) return 0;
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
@@ -117,7 +122,7 @@ std::size_t weight_floats(const Plan& plan, const Phase& phase) {
 }
 
 // The first phase whose weights are worth a group of images, or the number of phases.
-int first_weight_heavy(const Plan& plan) {
+int first_weight_heavy(const Plan& plan, int integer_bytes) {
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
     const Phase& phase = plan.phases[p];
     std::vector<bool> used(plan.tensors.size(), false);
@@ -126,9 +131,9 @@ int first_weight_heavy(const Plan& plan) {
     for_each_read(phase, [&](int tensor, int) { used[tensor] = true; });
     std::size_t maps = 0;
     for (std::size_t t = 0; t < used.size(); ++t) {
-      if (used[t]) maps += padded_floats(plan.tensors[t], 0);
+      if (used[t]) maps += padded_floats(plan.tensors[t], 0, integer_bytes);
     }
-    if (weight_floats(plan, phase) > kHeavyWeights * maps) return p;
+    if (weight_floats(plan, phase, integer_bytes) > kHeavyWeights * maps) return p;
   }
   return static_cast<int>(plan.phases.size());
 }
@@ -136,11 +141,11 @@ int first_weight_heavy(const Plan& plan) {
 }  // namespace
 
 MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
-                       const std::vector<std::size_t>& workspaces) {
+                       const std::vector<std::size_t>& workspaces, int integer_bytes) {
   const int count = static_cast<int>(plan.tensors.size());
   MemoryPlan result;
   result.maps.resize(count);
-  result.first_grouped = first_weight_heavy(plan);
+  result.first_grouped = first_weight_heavy(plan, integer_bytes);
   std::vector<Life> lives(count);
   for (int p = 0; p < static_cast<int>(plan.phases.size()); ++p) {
     std::visit([&](const auto& phase) { extend(lives[destination(phase)], p); }, plan.phases[p]);
@@ -172,10 +177,11 @@ MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
   for (int t = 0; t < count; ++t) {
     const TensorShape& shape = plan.tensors[t];
     MapPlacement& map = result.maps[t];
+    map.value_bytes = value_bytes(shape, integer_bytes);
     map.pixel_pitch = pixel_pitch(shape);
     map.row_pitch = static_cast<std::int64_t>(shape.width + 2 * map.border) * map.pixel_pitch;
     if (kinds[t] != TensorKind::kMap || root[t] != t) continue;
-    blocks.push_back({padded_floats(shape, map.border), lives[t], &map.offset});
+    blocks.push_back({padded_floats(shape, map.border, integer_bytes), lives[t], &map.offset});
   }
   result.workspaces.resize(plan.phases.size());
   for (int p = 0; p < static_cast<int>(workspaces.size()); ++p) {

@@ -10,8 +10,8 @@
 
 namespace faceattr {
 
-// Narrow maps hold 16 bits per value: a bfloat16, or an integer, of which both ranges of 8 bits fit. Pairs of them are
-// what multiply-adds read.
+// Of values of 16 bits: a bfloat16, or an integer, of which both ranges of 8 bits fit. Multiply-adds read pairs of
+// them. Where they read four integers at once, a map of integers holds bytes instead: an integer's distance from `low`.
 constexpr std::size_t kNarrowPerFloat = sizeof(float) / sizeof(std::int16_t);
 
 // A map in the arena. A map that a 3x3 reads has a border of one zero position on each side, so that no tap needs a
@@ -19,12 +19,13 @@ constexpr std::size_t kNarrowPerFloat = sizeof(float) / sizeof(std::int16_t);
 struct MapPlacement {
   std::size_t offset = 0;  // in floats, of the padded position (0, 0); a multiple of 16
   int border = 0;
+  int value_bytes = sizeof(float);
   std::int64_t row_pitch = 0;    // values from one row to the next
   std::int64_t pixel_pitch = 0;  // values from one position to the next
 
-  // Of the position (0, 0) of a map of floats, in floats; of a narrow map, in narrow values.
+  // Of the position (0, 0) of a map of floats, in floats; of a narrow map, in values of its width.
   std::size_t interior() const { return offset + inner(); }
-  std::size_t narrow_interior() const { return kNarrowPerFloat * offset + inner(); }
+  std::size_t narrow_interior() const { return sizeof(float) / value_bytes * offset + inner(); }
 
  private:
   std::size_t inner() const { return static_cast<std::size_t>(border * (row_pitch + pixel_pitch)); }
@@ -44,7 +45,8 @@ struct MemoryPlan {
   std::size_t slot_floats = 0;
 };
 
-// `workspaces`: floats that each phase needs besides its tensors, as its backend says; empty: none.
+// `workspaces`: floats that each phase needs besides its tensors, as its backend says; empty: none. `integer_bytes`: of
+// a value in a map of integers.
 //
 // Grouped are all phases from the first convolution on whose weights are more than twice as large as the maps that it
 // reads and writes.
@@ -52,6 +54,6 @@ struct MemoryPlan {
 // A block's output takes the place of its input (`residual`) where nothing reads the input later: each element is read
 // just before it is written, by the same thread.
 MemoryPlan plan_memory(const Plan& plan, const std::vector<TensorKind>& kinds,
-                       const std::vector<std::size_t>& workspaces = {});
+                       const std::vector<std::size_t>& workspaces = {}, int integer_bytes = sizeof(std::int16_t));
 
 }  // namespace faceattr

@@ -25,7 +25,7 @@ struct TensorShape {
   std::vector<float> scale = {};  // by channel, of integers
   int low = 0;
 
-  // 16 bits per value.
+  // 16 bits per value or, of integers, 8: plan/memory_planner.h.
   bool narrow() const { return format != Format::kFloat; }
 };
 

@@ -16,6 +16,7 @@ namespace faceattr::test {
 
 constexpr float kCanary = 12345.0f;
 constexpr std::int16_t kIntegerCanary = 12345;
+constexpr std::uint8_t kByteCanary = 77;
 
 // Those of a list that this machine can run.
 template <class Kernel>
@@ -40,16 +41,36 @@ std::vector<Value> integers(std::size_t count, std::uint32_t seed, int low, int 
   return values;
 }
 
-// [oc][K] → [panel][K / 2][width][2], zero-padded channels.
-inline std::vector<std::int16_t> pack_pairs(const std::vector<std::int16_t>& weight, int oc, int k, int width) {
-  std::vector<std::int16_t> packed(static_cast<std::size_t>(cpu::panel_count(oc, width)) * width * k, 0);
+// [oc][K] → [panel][K / group][width][group], zero-padded channels.
+template <class Weight>
+std::vector<Weight> pack_groups(const std::vector<std::int16_t>& weight, int oc, int k, int width, int group) {
+  std::vector<Weight> packed(static_cast<std::size_t>(cpu::panel_count(oc, width)) * width * k, 0);
   for (int o = 0; o < oc; ++o) {
     for (int i = 0; i < k; ++i) {
-      const std::size_t pairs = static_cast<std::size_t>(o / width) * k / 2 + i / 2;
-      packed[(pairs * width + o % width) * 2 + i % 2] = weight[static_cast<std::size_t>(o) * k + i];
+      const std::size_t groups = static_cast<std::size_t>(o / width) * k / group + i / group;
+      packed[(groups * width + o % width) * group + i % group] =
+          static_cast<Weight>(weight[static_cast<std::size_t>(o) * k + i]);
     }
   }
   return packed;
+}
+
+inline std::vector<std::int16_t> pack_pairs(const std::vector<std::int16_t>& weight, int oc, int k, int width) {
+  return pack_groups<std::int16_t>(weight, oc, k, width, 2);
+}
+
+// Whether a level stores integers in bytes.
+inline bool stores_bytes(const cpu::IsaLevel& level) {
+  return cpu::best(cpu::kernel_lists().QuantizedConv, level.features).value_bytes == 1;
+}
+
+// The levels that this machine can run.
+inline std::vector<cpu::IsaLevel> runnable_levels() {
+  std::vector<cpu::IsaLevel> levels;
+  for (const cpu::IsaLevel& level : cpu::isa_levels()) {
+    if ((level.features & ~cpu::detected_features()) == 0) levels.push_back(level);
+  }
+  return levels;
 }
 
 template <class Value>
@@ -72,11 +93,6 @@ inline std::vector<float> values(std::size_t count, std::uint32_t seed, bool int
     for (float& v : result) v = std::round(4 * v);
   }
   return result;
-}
-
-// |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
-inline double bound(double n, double magnitudes) {
-  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
 }
 
 }  // namespace faceattr::test

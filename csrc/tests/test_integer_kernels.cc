@@ -15,7 +15,8 @@ using namespace faceattr::cpu;
 using namespace faceattr::test;
 
 FA_TEST(shifted_means_of_integers) {
-  for (const ShiftedMeansKernel* kernel : runnable(kernel_lists().ShiftedMeans)) {
+  for (const IsaLevel& level : runnable_levels()) {
+    const ShiftedMeansKernel* kernel = &best(kernel_lists().ShiftedMeans, level.features);
     for (int size : {1, 2, 5, 7}) {
       for (int taps : {1, 3}) {
         for (int stride : {1, 2, 3}) {
@@ -23,9 +24,16 @@ FA_TEST(shifted_means_of_integers) {
             const int pitch = count + 3, out = strided(size, stride), pad = taps / 2, low = count % 2 == 0 ? 0 : -128;
             const auto src = integers<std::int16_t>(static_cast<std::size_t>(size) * size * pitch, 7, low, low + 255);
             const std::vector<float> scale = random_values(count, 8);
+            std::vector<std::uint8_t> bytes;
+            for (std::int16_t value : src) bytes.push_back(static_cast<std::uint8_t>(value - low));
             std::vector<float> dst(static_cast<std::size_t>(taps) * taps * count + 1, kCanary);
             ShiftedMeansArgs args;
-            args.narrow = src.data() + 1;
+            if (stores_bytes(level)) {
+              args.bytes = bytes.data() + 1;
+            } else {
+              args.narrow = src.data() + 1;
+            }
+            args.low = low;
             args.scale = scale.data();
             args.pixel_pitch = pitch;
             args.row_pitch = static_cast<std::int64_t>(size) * pitch;
@@ -128,21 +136,32 @@ FA_TEST(float_pixels_as_integers) {
   }
 }
 
+namespace {
+
+// `pool`: one of the kernel's, which writes what `dst` holds.
+template <class Value, class Pool>
+void check_max_pool(const StemKernel& kernel, Pool pool, int low, int high, Value canary) {
+  for (int channels : {1, 3, 8, 21, 32, 40}) {
+    const int width = 5, pitch = (channels + 3) / 4 * 4;
+    const auto rows = integers<std::int16_t>(static_cast<std::size_t>(4) * width * channels, 22, low, high);
+    std::vector<Value> dst(static_cast<std::size_t>(width) * pitch, canary), expected = dst;
+    const int row = 2 * width * channels;
+    pool(rows.data(), rows.data() + row, width, channels, pitch, dst.data());
+    for (int x = 0; x < width; ++x) {
+      for (int c = 0; c < channels; ++c) {
+        const std::int16_t* p = rows.data() + 2 * x * channels + c;
+        expected[x * pitch + c] = static_cast<Value>(std::max({p[0], p[channels], p[row], p[row + channels]}));
+      }
+    }
+    FA_CHECK_MESSAGE(dst == expected, kernel.name);
+  }
+}
+
+}  // namespace
+
 FA_TEST(max_pool_of_integers) {
   for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
-    for (int channels : {1, 3, 8, 21, 32, 40}) {
-      const int width = 5, pitch = (channels + 3) / 4 * 4;
-      const auto rows = integers<std::int16_t>(static_cast<std::size_t>(4) * width * channels, 22, -32768, 32767);
-      std::vector<std::int16_t> dst(static_cast<std::size_t>(width) * pitch, kIntegerCanary), expected = dst;
-      const int row = 2 * width * channels;
-      kernel->max_pool_integers(rows.data(), rows.data() + row, width, channels, pitch, dst.data());
-      for (int x = 0; x < width; ++x) {
-        for (int c = 0; c < channels; ++c) {
-          const std::int16_t* p = rows.data() + 2 * x * channels + c;
-          expected[x * pitch + c] = std::max({p[0], p[channels], p[row], p[row + channels]});
-        }
-      }
-      FA_CHECK_MESSAGE(dst == expected, kernel->name);
-    }
+    check_max_pool(*kernel, kernel->max_pool_integers, -32768, 32767, kIntegerCanary);
+    check_max_pool(*kernel, kernel->max_pool_bytes, 0, 255, kByteCanary);
   }
 }

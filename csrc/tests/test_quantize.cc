@@ -11,6 +11,7 @@
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "engine.h"
+#include "kernels.h"
 #include "plan/memory_planner.h"
 #include "plans.h"
 
@@ -73,9 +74,9 @@ Plan mixed_plan(int width) {
 
 FA_TEST(quantize_kernels) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  for (const auto& candidate : kernel_lists().Quantize) {
-    if ((candidate.features & ~detected_features()) != 0) continue;
-    const QuantizeKernel& kernel = *candidate.kernel;
+  for (const IsaLevel& level : test::runnable_levels()) {
+    const QuantizeKernel& kernel = best(kernel_lists().Quantize, level.features);
+    const bool to_bytes = test::stores_bytes(level);
     for (int channels : {1, 3, 4, 7, 8, 9, 15, 16, 17, 40}) {
       for (float low : {0.0f, -128.0f}) {
         const int width = 5, src_pitch = channels + 2, dst_pitch = channels + 3;
@@ -90,6 +91,7 @@ FA_TEST(quantize_kernels) {
         src[3 * src_pitch] = std::numeric_limits<float>::quiet_NaN();
         src[4 * src_pitch] = std::numeric_limits<float>::max();
         std::vector<std::int16_t> dst(static_cast<std::size_t>(width) * dst_pitch, kCanary);
+        std::vector<std::uint8_t> bytes(dst.size(), test::kByteCanary);
         QuantizeArgs args;
         args.src = src.data();
         args.src_pixel_pitch = src_pitch;
@@ -97,7 +99,11 @@ FA_TEST(quantize_kernels) {
         args.channels = channels;
         args.inverse = inverse.data();
         args.low = low;
-        args.dst = dst.data();
+        if (to_bytes) {
+          args.bytes = bytes.data();
+        } else {
+          args.dst = dst.data();
+        }
         args.dst_pixel_pitch = dst_pitch;
         kernel.run(args);
         for (int x = 0; x < width; ++x) {
@@ -105,10 +111,15 @@ FA_TEST(quantize_kernels) {
             volatile float product = src[x * src_pitch + c] * inverse[c];
             const float value = product;
             const float expected = std::isnan(value) ? low : std::nearbyint(std::clamp(value, low, low + 255.0f));
-            FA_CHECK_MESSAGE(static_cast<float>(dst[x * dst_pitch + c]) == expected, kernel.name);
+            const int at = x * dst_pitch + c;
+            const float got = to_bytes ? static_cast<float>(bytes[at]) + low : static_cast<float>(dst[at]);
+            FA_CHECK_MESSAGE(got == expected, kernel.name);
+          }
+          for (int at = x * dst_pitch + channels; at < (x + 1) * dst_pitch; ++at) {
+            FA_CHECK(bytes[at] == test::kByteCanary && dst[at] == kCanary);
           }
         }
-        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == width * (dst_pitch - channels));
+        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == width * (to_bytes ? dst_pitch : dst_pitch - channels));
       }
     }
   }
@@ -156,8 +167,7 @@ FA_TEST(plans_of_two_formats_give_the_same_bits) {
   const std::int64_t images = 7, pixels = 3 * 32 * 32;
   std::vector<std::uint8_t> u8(images * pixels);
   for (std::size_t i = 0; i < u8.size(); ++i) u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
-  for (const IsaLevel& level : isa_levels()) {
-    if ((level.features & ~detected_features()) != 0) continue;
+  for (const IsaLevel& level : test::runnable_levels()) {
     for (int width : {6, 17, 40}) {
       const auto run = [&](int threads, std::int64_t first, std::int64_t count) {
         const Engine engine(mixed_plan(width), level.name, threads);
@@ -173,6 +183,60 @@ FA_TEST(plans_of_two_formats_give_the_same_bits) {
       FA_CHECK(std::equal(last.begin(), last.begin() + 3, expected.begin() + 3 * (images - 1)));
       const auto [low, high] = std::minmax_element(expected.begin() + 3 * images, expected.end());
       FA_CHECK(*high - *low > 1);  // it says something
+    }
+  }
+}
+
+// What a 3x3 reads beyond a map that may be negative are zeros, however the map stores them: of a map of -1, each
+// output counts the taps inside.
+FA_TEST(signed_maps_have_borders_of_zeros) {
+  const int channels = 5;
+  for (int side : {8, 9}) {
+    const auto integers = [&](int size) {
+      return TensorShape{size, size, channels, Format::kInteger, std::vector<float>(channels, 1.0f), -128};
+    };
+    Plan plan;
+    plan.pixels = 4 * side;
+    plan.tensors = {integers(side), integers(side), integers(side), integers((side + 1) / 2)};
+    plan.tensors[0].low = 0;
+    const std::vector<float> ones(channels, 1.0f);
+    plan.phases.push_back(QuantizedStemPhase{0, std::vector<std::int8_t>(channels * 147, 1),
+                                             std::vector<std::int32_t>(channels, 50), ones});
+    const auto conv = [&](int dst, const Segment& segment, std::int8_t weight, std::int32_t bias) {
+      QuantizedConvPhase phase;
+      phase.dst = dst;
+      phase.segments = {segment};
+      phase.weight.assign(static_cast<std::size_t>(channels) * channels * segment.kernel * segment.kernel, weight);
+      phase.bias.assign(channels, bias);
+      phase.multiplier = ones;
+      plan.phases.push_back(std::move(phase));
+    };
+    conv(1, {0, 0, channels, 1, 1}, 0, -1);
+    conv(2, {1, 0, channels, 3, 1}, 2, 0);
+    conv(3, {1, 0, channels, 3, 2}, -2, 7);
+    plan.outputs = {{2, 0, channels}, {3, 0, channels}};
+
+    const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(3) * plan.pixels * plan.pixels, 200);
+    const auto taps = [&](int at) { return 3 - (at == 0 ? 1 : 0) - (at == side - 1 ? 1 : 0); };
+    for (const IsaLevel& level : test::runnable_levels()) {
+      for (const Plan& form : {plan, test::transformed(plan)}) {
+        for (int threads : {1, 3}) {
+          const Engine engine(form, level.name, threads);
+          const int half = (side + 1) / 2;
+          std::vector<float> whole(side * side * channels), strided(half * half * channels);
+          float* outputs[] = {whole.data(), strided.data()};
+          for (int repeat = 0; repeat < 2; ++repeat) engine.run({pixels.data(), nullptr}, 1, outputs);
+          for (int i = 0; i < side * side * channels; ++i) {
+            const int y = i / channels / side, x = i / channels % side;
+            FA_CHECK_MESSAGE(whole[i] == static_cast<float>(-2 * channels * taps(y) * taps(x)), level.name);
+          }
+          for (int i = 0; i < half * half * channels; ++i) {
+            const int y = i / channels / half, x = i / channels % half;
+            const int sum = 2 * channels * taps(2 * y) * taps(2 * x) + 7;
+            FA_CHECK_MESSAGE(strided[i] == static_cast<float>(sum), level.name);
+          }
+        }
+      }
     }
   }
 }

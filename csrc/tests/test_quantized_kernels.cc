@@ -1,5 +1,5 @@
-// Every kernel on integers that this machine can run, and the AVX-512 tile over portable vectors, against plain sums in
-// 64 bits: the same integers and the same bits of floats, whatever the instruction set.
+// Every kernel on integers that this machine can run, and the AVX-512 tiles over portable vectors, against plain sums
+// in 64 bits: the same integers and the same bits of floats, whatever the instruction set.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -36,11 +36,11 @@ struct Seen {
 // What the kernel reads: positions of `pitch` integers, of which [start, start + count) have weights. The others hold
 // anything, as the arena does.
 struct Source {
-  int pitch, start, count, row;
+  int pitch, start, count, row, low;
   std::vector<std::int16_t> values;
 
-  Source(int height, int width, int border, int pitch_, int start_, int count_, int low, std::uint32_t seed)
-      : pitch(pitch_), start(start_), count(count_), row((width + 2 * border) * pitch_) {
+  Source(int height, int width, int border, int pitch_, int start_, int count_, int low_, std::uint32_t seed)
+      : pitch(pitch_), start(start_), count(count_), row((width + 2 * border) * pitch_), low(low_) {
     const int rows = height + 2 * border;
     values = integers<std::int16_t>(static_cast<std::size_t>(rows) * row, seed, -32768, 32767);
     const auto valid = integers<std::int16_t>(values.size(), seed + 1, low, low + 255);
@@ -51,6 +51,31 @@ struct Source {
   }
 };
 
+// Sources and weights as a kernel wants them.
+struct Operands {
+  std::vector<std::int16_t> pairs, pair_weights;
+  std::vector<std::uint8_t> bytes;
+  std::vector<std::int8_t> byte_weights;
+
+  Operands(const NarrowConvKernel& kernel, const std::vector<Source>& sources, const std::vector<std::int16_t>& weight,
+           int oc, int k) {
+    if (kernel.value_bytes == 1) {
+      for (const Source& source : sources) {
+        for (std::int16_t value : source.values) bytes.push_back(static_cast<std::uint8_t>(value - source.low));
+      }
+      byte_weights = pack_groups<std::int8_t>(weight, oc, k, kernel.panel, 4);
+    } else {
+      for (const Source& source : sources) pairs.insert(pairs.end(), source.values.begin(), source.values.end());
+      pair_weights = pack_pairs(weight, oc, k, kernel.panel);
+    }
+  }
+
+  void bind(NarrowConvArgs& args) const {
+    args.base = bytes.empty() ? static_cast<const void*>(pairs.data()) : bytes.data();
+    args.weights = bytes.empty() ? static_cast<const void*>(pair_weights.data()) : byte_weights.data();
+  }
+};
+
 void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen) {
   // Two segments: a convolution of a bordered source, all channels or a slice of them, and a 1x1 of another source.
   const int pad = c.kernel / 2, start = c.slice ? 3 : 0, ic2 = 5;
@@ -58,8 +83,6 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
   const int read = (start + c.ic + 3) / 4 * 4;  // channels of a run: whole groups of four, as the engine has them
   const Source src1(in_h, in_w, pad, c.slice ? read + 4 : read, start, c.ic, 0, 1);
   const Source src2(in_h, in_w, 0, 8, 0, ic2, -128, 3);
-  std::vector<std::int16_t> arena = src1.values;
-  arena.insert(arena.end(), src2.values.begin(), src2.values.end());
 
   const int taps = c.kernel * c.kernel, k1 = taps * read, k = k1 + 8;
   const int limit = c.narrow ? 1 : 127;
@@ -99,12 +122,11 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
                  runs2,
                  1,
                  8};
-  const std::vector<std::int16_t> packed = pack_pairs(weight, c.oc, k, kernel.panel);
+  const Operands operands(kernel, {src1, src2}, weight, c.oc, k);
   NarrowConvArgs args;
-  args.base = arena.data();
+  operands.bind(args);
   args.segments = segments;
   args.segment_count = 2;
-  args.weights = packed.data();
   args.k = k;
   args.out_channels = c.oc;
   args.out_width = c.width;
@@ -123,8 +145,12 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
         residual[at(y, x, o)] = c.narrow ? std::round(3 * added[at(y, x, o)]) : added[at(y, x, o)];
     }
   }
+  auto stored_bias = bias;  // which makes up for distances from the second source's low
+  for (int o = 0; kernel.value_bytes == 1 && o < c.oc; ++o) {
+    for (int i = k1; i < k; ++i) stored_bias[o] += src2.low * weight[static_cast<std::size_t>(o) * k + i];
+  }
   NarrowStore& to = args.store;
-  to.bias = bias.data();
+  to.bias = stored_bias.data();
   to.multiplier = multiplier.data();
   to.relu = c.relu;
   to.floats_row_pitch = to.residual_row_pitch = to.narrow_row_pitch = row;
@@ -135,14 +161,17 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
   struct Result {
     std::vector<float> floats;
     std::vector<std::int16_t> integers;
+    std::vector<std::uint8_t> bytes;
   };
   const int pixels = c.height * c.width, panels = panel_count(c.oc, kernel.panel);
   const auto run = [&](int step) {
     Result result = {in_place ? residual : std::vector<float>(residual.size(), kCanary),
-                     std::vector<std::int16_t>(residual.size(), kIntegerCanary)};
+                     std::vector<std::int16_t>(residual.size(), kIntegerCanary),
+                     std::vector<std::uint8_t>(residual.size(), kByteCanary)};
     if (floats) to.floats = result.floats.data() + shift;
     if (c.residual) to.residual = (in_place ? result.floats : residual).data() + shift;
-    if (whole) to.narrow = result.integers.data() + shift;
+    if (whole && kernel.value_bytes == 1) to.bytes = result.bytes.data() + shift;
+    if (whole && kernel.value_bytes == 2) to.narrow = result.integers.data() + shift;
     for (int p = panels - 1; p >= 0; --p) {
       for (int begin = 0; begin < pixels; begin += step) kernel.run(args, begin, std::min(begin + step, pixels), p);
     }
@@ -151,10 +180,11 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
   const Result got = run(pixels), cut = run(5);
   FA_CHECK_MESSAGE(std::memcmp(got.floats.data(), cut.floats.data(), got.floats.size() * sizeof(float)) == 0,
                    kernel.name);
-  FA_CHECK_MESSAGE(got.integers == cut.integers, kernel.name);
+  FA_CHECK_MESSAGE(got.integers == cut.integers && got.bytes == cut.bytes, kernel.name);
 
   std::vector<float> expected_floats = in_place ? residual : std::vector<float>(residual.size(), kCanary);
   std::vector<std::int16_t> expected_integers(residual.size(), kIntegerCanary);
+  std::vector<std::uint8_t> expected_bytes(residual.size(), kByteCanary);
   for (int y = 0; y < c.height; ++y) {
     for (int x = 0; x < c.width; ++x) {
       for (int o = 0; o < c.oc; ++o) {
@@ -182,27 +212,35 @@ void check_conv(const QuantizedConvKernel& kernel, const ConvCase& c, Seen& seen
         seen.low += rounded < low;
         seen.high += rounded > low + 255;
         seen.inside += rounded > low && rounded < low + 255;
-        expected_integers[at(y, x, o)] = static_cast<std::int16_t>(std::min(std::max(rounded, low), low + 255));
+        const float clamped = std::min(std::max(rounded, low), low + 255);
+        if (kernel.value_bytes == 1) {
+          expected_bytes[at(y, x, o)] = static_cast<std::uint8_t>(clamped - low);
+        } else {
+          expected_integers[at(y, x, o)] = static_cast<std::int16_t>(clamped);
+        }
       }
     }
   }
   // Canaries between and around the outputs are compared with them.
   FA_CHECK_MESSAGE(std::equal(got.floats.begin(), got.floats.end(), expected_floats.begin(), same_bits), kernel.name);
   FA_CHECK_MESSAGE(got.integers == expected_integers, kernel.name);
+  FA_CHECK_MESSAGE(got.bytes == expected_bytes, kernel.name);
 }
 
-std::vector<const QuantizedConvKernel*> conv_kernels() {
-  static const QuantizedConvKernel wide = {"quantized_conv_s16_14x32_portable", 32,
-                                           NarrowConv<PortableIntegers<16>, 14, 2>::run};
-  std::vector<const QuantizedConvKernel*> kernels = runnable(kernel_lists().QuantizedConv);
-  kernels.push_back(&wide);
+std::vector<const NarrowConvKernel*> conv_kernels() {
+  static const NarrowConvKernel wide[] = {
+      {"quantized_conv_s16_14x32_portable", 32, NarrowConv<PortableIntegers<16>, 14, 2>::run},
+      {"quantized_conv_u8_14x32_portable", 32, NarrowConv<PortableIntegers<16>, 14, 2, 4>::run, 1}};
+  std::vector<const NarrowConvKernel*> kernels = runnable(kernel_lists().QuantizedConv);
+  for (const PairConvKernel* kernel : runnable(kernel_lists().PairConv)) kernels.push_back(kernel);
+  for (const NarrowConvKernel& kernel : wide) kernels.push_back(&kernel);
   return kernels;
 }
 
 }  // namespace
 
 FA_TEST(quantized_conv) {
-  for (const QuantizedConvKernel* kernel : conv_kernels()) {
+  for (const NarrowConvKernel* kernel : conv_kernels()) {
     Seen seen;
     for (int oc : {1, kernel->panel - 1, kernel->panel, kernel->panel + 1, 2 * kernel->panel}) {
       for (int width : {1, 2, 5, 6, 7, 13, 15}) {  // three rows of it: around tiles of 4, 6 and 14 positions
@@ -232,26 +270,28 @@ FA_TEST(quantized_conv) {
 // As many products as a plan may have, all at the ends of their ranges, and the largest bias.
 FA_TEST(the_largest_sums_fit) {
   const int k = 1 << 15, oc = 3;
-  for (const QuantizedConvKernel* kernel : conv_kernels()) {
+  for (const NarrowConvKernel* kernel : conv_kernels()) {
     std::vector<std::int16_t> weight(static_cast<std::size_t>(oc) * k, 127);
     std::fill(weight.begin() + k, weight.end(), std::int16_t{-127});
-    for (const int value : {255, -128}) {
-      const std::vector<std::int16_t> src(k, static_cast<std::int16_t>(value));
-      const std::vector<std::int16_t> packed = pack_pairs(weight, oc, k, kernel->panel);
+    for (const int value : {255, 127, -128}) {
+      Source src(1, 1, 0, k, 0, k, value == 255 ? 0 : -128, 1);
+      std::fill(src.values.begin(), src.values.end(), static_cast<std::int16_t>(value));
+      const Operands operands(*kernel, {src}, weight, oc, k);
       const auto bias = padded(std::vector<std::int32_t>{1 << 29, -(1 << 29), 0}, kernel->panel);
+      auto stored_bias = bias;
+      for (int o = 0; kernel->value_bytes == 1 && o < oc; ++o) stored_bias[o] += src.low * k * (o == 0 ? 127 : -127);
       const auto multiplier = padded(std::vector<float>(oc, 1.0f), kernel->panel);
       const std::int64_t run = 0;
       const ConvSegment segment = {0, 0, 0, &run, 1, k};
       std::vector<float> dst(oc + 1, kCanary);
       NarrowConvArgs args;
-      args.base = src.data();
+      operands.bind(args);
       args.segments = &segment;
       args.segment_count = 1;
-      args.weights = packed.data();
       args.k = k;
       args.out_channels = oc;
       args.out_width = 1;
-      args.store.bias = bias.data();
+      args.store.bias = stored_bias.data();
       args.store.multiplier = multiplier.data();
       args.store.floats = dst.data();
       kernel->run(args, 0, 1, 0);
@@ -262,5 +302,16 @@ FA_TEST(the_largest_sums_fit) {
       }
       FA_CHECK(dst.back() == kCanary);
     }
+  }
+}
+
+// Sums of both kinds meet in one array (narrow_winograd_runner.cc).
+FA_TEST(kernels_of_a_level_have_one_panel) {
+  for (const IsaLevel& level : isa_levels()) {
+    const QuantizedConvKernel& maps = best(kernel_lists().QuantizedConv, level.features);
+    const PairConvKernel& pairs = best(kernel_lists().PairConv, level.features);
+    FA_CHECK(maps.panel == pairs.panel && pairs.value_bytes == 2);
+    const bool fours = level.name == std::string("scalar") || level.name == std::string("avx512vnni");
+    FA_CHECK(maps.value_bytes == (fours ? 1 : 2));
   }
 }

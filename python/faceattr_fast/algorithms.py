@@ -15,9 +15,11 @@ In bfloat16 points and transformed weights are rounded to 8 bits. All forms but 
 count: those keep the errors of heads within about 1.3 times those of direct sums, F(5x5) would not.
 
 The rule is a count of products: the smallest wins, with the transforms and the loading of the weights, of which there
-are up to 49 / 9 times as many, counted as products too. FACEATTR_ALGORITHM (``direct`` or one of these) forces one
-wherever it can be applied, and a direct sum elsewhere. What ``faceattr tune`` measured on this machine goes before the
-rule (:mod:`.tuning`). :meth:`FastForward.describe` shows what was chosen.
+are up to 49 / 9 times as many, counted as products too. What a product of integers costs depends on the instruction set
+and on the algorithm: where bytes are multiplied four at a time, products of transformed values, which have 16 bits,
+cost twice as much, and winograd2x2 seldom pays. FACEATTR_ALGORITHM (``direct`` or one of these) forces one wherever it
+can be applied, and a direct sum elsewhere. What ``faceattr tune`` measured on this machine goes before the rule
+(:mod:`.tuning`). :meth:`FastForward.describe` shows what was chosen.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from . import _core
 from .errors import DeviceError
 from .plan import (
     TILES,
@@ -67,16 +70,37 @@ _INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bi
 
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
 _TRANSFORM_COST = 6
-# An image reads each weight once from the outer cache, at about 8 bytes per cycle: half a cycle, in which a core with
-# two 8-wide multiply-adds could do 8 products.
-_WEIGHT_COST = 8
-# A value that becomes an integer: 4 bytes loaded, 2 stored, at the same rate.
-_CONVERSION_COST = 12
-# What a multiply-add of integers costs where one of float32 costs 1, by instruction set, best first: instructions per
-# multiply-add. vpmaddwd does 16 of them (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which adds the sums up, has
-# ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once. Without any of them pairs are
-# taken apart first.
-_INTEGER_PRODUCT_COST = {"avx512vnni": 1 / 2, "avx512bf16": 1.0, "avx512": 1.0, "avx2": 1 / 2, "scalar": 2.0}
+# An image reads each weight once from the outer cache, at about 8 bytes per cycle: an eighth of a cycle per byte, in
+# which a core with two 8-wide multiply-adds could do 2 products.
+_BYTE_COST = 2
+
+
+class _Costs(NamedTuple):
+    """Of a number format: instructions per multiply-add where float32 takes 1, and bytes per value or weight."""
+
+    direct: float  # of a map's values
+    bytes: int
+    transformed: float  # of those that an algorithm transforms, and of the stem's
+    transformed_bytes: int
+
+
+_FLOATS = _Costs(1, 4, 1, 4)
+# By instruction set, best first. vpmaddwd does 16 multiply-adds (AVX-512: 32) where vfmadd does 8 (16); vpaddd, which
+# adds the sums up, has ports of its own on AVX2, but takes vfmadd's on AVX-512; vpdpwssd does both at once, vpdpbusd
+# for twice as many bytes. Without any of them pairs and fours are taken apart first.
+_INTEGERS = {
+    "avx512vnni": _Costs(1 / 4, 1, 1 / 2, 2),
+    "avx512bf16": _Costs(1, 2, 1, 2),
+    "avx512": _Costs(1, 2, 1, 2),
+    "avx2": _Costs(1 / 2, 2, 1 / 2, 2),
+    "scalar": _Costs(2, 1, 2, 2),
+}
+
+
+def _integer_costs(isa: str) -> _Costs:
+    levels = (isa or _core.detected_isa()).split("+")  # an unknown one is the engine's to refuse
+    return next((costs for level, costs in _INTEGERS.items() if level in levels), _INTEGERS["avx2"])
+
 
 # The points of the transforms besides infinity; docs/numerics.md compares them with others.
 _POINTS: dict[Algorithm, tuple[float, ...]] = {
@@ -178,17 +202,21 @@ def signature(plan: Plan, conv: Convolution) -> str:
     return f"{' + '.join(reads)} -> {' and '.join(writes)}{', relu' if conv.relu else ''}"
 
 
-def choose_algorithms(plan: Plan, forced: Algorithm | None = None, tuned: Mapping[str, str] | None = None) -> Plan:
+def choose_algorithms(
+    plan: Plan, forced: Algorithm | None = None, tuned: Mapping[str, str] | None = None, isa: str = ""
+) -> Plan:
     """The plan with an algorithm for each convolution: the cheapest one by the rule, if nothing else is said.
 
     Args:
         plan: its number formats are chosen.
         forced: taken wherever it can be applied, a direct sum elsewhere.
         tuned: the algorithm of convolutions by their :func:`signature`; one that cannot be applied is passed over.
+        isa: the instruction set, ``+`` between several; empty: all that this machine has. The rule asks for it where
+            maps are integers, and only there.
     """
 
     def choose(phase: Phase) -> Phase:
-        choice = choose_algorithm(plan, phase, forced, tuned)
+        choice = choose_algorithm(plan, phase, forced, tuned, isa)
         return with_algorithm(phase, choice.algorithm) if choice else phase
 
     return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
@@ -202,7 +230,7 @@ class Choice(NamedTuple):
 
 
 def choose_algorithm(
-    plan: Plan, phase: Phase, forced: Algorithm | None = None, tuned: Mapping[str, str] | None = None
+    plan: Plan, phase: Phase, forced: Algorithm | None = None, tuned: Mapping[str, str] | None = None, isa: str = ""
 ) -> Choice | None:
     """For one phase; None where there is nothing to choose. Arguments as :func:`choose_algorithms` takes them."""
     if not isinstance(phase, (SegmentedConv, QuantizedConv)):
@@ -214,7 +242,8 @@ def choose_algorithm(
     for name in names:
         if name == measured:
             return Choice(name, "tuned")
-    return Choice(min(names, key=lambda name: _cost(plan, with_algorithm(phase, name))), "rule")
+    integers = _integer_costs(isa)
+    return Choice(min(names, key=lambda name: _cost(plan, with_algorithm(phase, name), integers)), "rule")
 
 
 def with_algorithm(phase: Phase, algorithm: Algorithm) -> Phase:
@@ -223,49 +252,41 @@ def with_algorithm(phase: Phase, algorithm: Algorithm) -> Phase:
     return replace(phase, algorithm=algorithm)  # type: ignore[arg-type]  # a candidate is one of the phase's own
 
 
-def _cost(plan: Plan, phase: Phase) -> int:
-    """Products of the phase's own format, and what else takes as long as a product."""
-    cost = plan.phase_products(phase)
-    if isinstance(phase, (SegmentedConv, QuantizedConv)):
-        transformed, _ = phase.split()
-        if transformed:
-            shape, tiles = plan.tensors[phase.dst], TILES[phase.algorithm]
-            channels = shape.channels + sum(segment.count for segment in transformed)
-            cost += _TRANSFORM_COST * tiles.points * tiles.count(shape) * channels
-    if isinstance(phase, SegmentedConv):
-        cost += _WEIGHT_COST * _weights(phase)
-    return cost
-
-
-def _weights(phase: SegmentedConv | QuantizedConv) -> int:
-    """Weights that a convolution reads, transformed ones included."""
-    transformed, direct = phase.split()
-    filters = transformed_filters(phase.algorithm)
-    return sum(int(segment.weight.size) for segment in direct) + sum(
-        filters * len(segment.weight) * segment.count for segment in transformed
-    )
-
-
 def plan_cost(plan: Plan, isa: str) -> float:
     """The time of a plan of float32 and integers, estimated, in products of float32.
 
     Args:
         plan: with its algorithms chosen.
-        isa: the instruction set, ``+`` between several.
+        isa: the instruction set, as for :func:`choose_algorithms`.
     """
-    levels = isa.split("+")  # an unknown one is the engine's to refuse
-    product = next((cost for level, cost in _INTEGER_PRODUCT_COST.items() if level in levels), 1.0)
-    return sum(_phase_cost(plan, phase, product) for phase in plan.phases)
+    integers = _integer_costs(isa)
+    return sum(_cost(plan, phase, integers) for phase in plan.phases)
 
 
-def _phase_cost(plan: Plan, phase: Phase, integer_product: float) -> float:
+def _cost(plan: Plan, phase: Phase, integers: _Costs) -> float:
     match phase:
-        case QuantizedConv():  # whose weights take half the bytes
-            return integer_product * _cost(plan, phase) + _WEIGHT_COST / 2 * _weights(phase)
+        case SegmentedConv():
+            return _convolution_cost(plan, phase, _FLOATS)
+        case QuantizedConv():
+            return _convolution_cost(plan, phase, integers)
         case QuantizedStem():
-            return integer_product * _cost(plan, phase)
-        case Quantize():
+            return integers.transformed * plan.phase_products(phase)
+        case Quantize():  # each value is loaded, and stored
             shape = plan.tensors[phase.dst]
-            return _CONVERSION_COST * shape.height * shape.width * shape.channels
+            return _BYTE_COST * (_FLOATS.bytes + integers.bytes) * shape.height * shape.width * shape.channels
         case _:
-            return _cost(plan, phase)
+            return plan.phase_products(phase)
+
+
+def _convolution_cost(plan: Plan, conv: Convolution, costs: _Costs) -> float:
+    shape = plan.tensors[conv.dst]
+    transformed, direct = conv.split()
+    weights = sum(int(segment.weight.size) for segment in direct)
+    cost = weights * (costs.direct * shape.height * shape.width + costs.bytes * _BYTE_COST)
+    if transformed:
+        tiles, channels = TILES[conv.algorithm], sum(segment.count for segment in transformed)
+        filters = transformed_filters(conv.algorithm) * channels * shape.channels
+        points = tiles.points * tiles.count(shape)
+        operations = channels * shape.channels + _TRANSFORM_COST * (channels + shape.channels)
+        cost += costs.transformed * points * operations + costs.transformed_bytes * _BYTE_COST * filters
+    return cost

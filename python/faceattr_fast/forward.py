@@ -226,10 +226,10 @@ class FastForward:
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, Network]:
-        isa, forced = self._forced_isa or _core.detected_isa(), self._overrides.forced
-        plan = format_plan(plan, self._weights, self.dtype, isa, forced)
+        forced, tuned = self._overrides
+        plan = format_plan(plan, self._weights, self.dtype, self._forced_isa, forced)
         if self._cuda is None:
-            plan = choose_algorithms(plan, forced, self._overrides.tuned)
+            plan = choose_algorithms(plan, forced, tuned, self._forced_isa)
         described = plan.without_weights()  # which the engine packs
         size, shapes = self.spec.pixels.size, partial(output_shapes, described)
         if self._cuda is not None:

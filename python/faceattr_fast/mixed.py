@@ -130,7 +130,7 @@ def choose_formats(
     Args:
         plan: of floats.
         ranges, errors: from calibration; errors of the plan's form. A class with a value that has none stays float32.
-        isa: the instruction set, ``+`` between several.
+        isa: as for :func:`.algorithms.choose_algorithms`.
         forced: the algorithm that :func:`.algorithms.choose_algorithms` will be told; of the estimate.
 
     Raises:
@@ -138,7 +138,7 @@ def choose_formats(
     """
 
     def cost(*members: str) -> float:
-        return plan_cost(choose_algorithms(quantize_plan(plan, ranges, members), forced), isa)
+        return plan_cost(choose_algorithms(quantize_plan(plan, ranges, members), forced, isa=isa), isa)
 
     floats = cost()
     measured = []

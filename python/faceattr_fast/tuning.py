@@ -95,7 +95,7 @@ def tune_plan(
         rounds: of each of the two measurements.
         report: called with the number of rounds that are done, of ``2 * rounds``, and what is next.
     """
-    rule = choose_algorithms(plan)
+    rule = choose_algorithms(plan, isa=isa)
     phases: dict[str, list[int]] = {}
     able: dict[str, list[Algorithm]] = {}  # the rule's choice first
     for i, phase in enumerate(rule.phases):
@@ -107,7 +107,9 @@ def tune_plan(
         return Tuning((), (), None, kept=False)
 
     trials = [
-        choose_algorithms(plan, tuned={name: choice[k if k < len(choice) else 0] for name, choice in able.items()})
+        choose_algorithms(
+            plan, tuned={name: choice[k if k < len(choice) else 0] for name, choice in able.items()}, isa=isa
+        )
         for k in range(max(map(len, able.values())))
     ]
     times = measure(trials, threads, isa, batches, rounds, report)
@@ -121,7 +123,7 @@ def tune_plan(
     if not replaced:
         return Tuning(tuple(convolutions), _medians(times[0].sum(-1)), None, kept=False)
 
-    final = [rule, choose_algorithms(plan, tuned=replaced)]
+    final = [rule, choose_algorithms(plan, tuned=replaced, isa=isa)]
     whole = measure(final, threads, isa, batches, rounds, lambda done, what: report(rounds + done, what)).sum(-1)
     kept = bool(_best(whole, worth=1))
     if not kept:

@@ -15,6 +15,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx2Bfloat16 {
   static constexpr int kWidth = 8;
+  static constexpr bool kStoresBytes = false;
   using Float = Avx2F32;
   using Single = PortableBfloat16<1>;
   __m256i v;

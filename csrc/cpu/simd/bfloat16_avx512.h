@@ -15,6 +15,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx512Bfloat16 {
   static constexpr int kWidth = 16;
+  static constexpr bool kStoresBytes = false;
   using Float = Avx512F32;
   using Single = PortableBfloat16<1>;
   __m512i v;

@@ -13,6 +13,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <int N>
 struct PortableBfloat16 {
   static constexpr int kWidth = N;
+  static constexpr bool kStoresBytes = false;
   using Float = PortableF32<N>;
   using Single = PortableBfloat16<1>;
   typedef std::uint32_t Bits __attribute__((vector_size(N * 4)));

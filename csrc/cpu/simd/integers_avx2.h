@@ -14,6 +14,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx2Integers {
   static constexpr int kWidth = 8;
+  static constexpr bool kStoresBytes = false;
   using Single = PortableIntegers<1>;
   using Float = Avx2F32;
   __m256i v;

@@ -1,4 +1,4 @@
-// Pairs of 16-bit integers and sixteen sums of 32 bits in a ZMM register.
+// Pairs of 16-bit integers, fours of bytes and sixteen sums of 32 bits in a ZMM register.
 #pragma once
 
 #include <immintrin.h>
@@ -14,6 +14,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 
 struct Avx512Integers {
   static constexpr int kWidth = 16;
+  static constexpr bool kStoresBytes = true;
   using Single = PortableIntegers<1>;
   using Float = Avx512F32;
   __m512i v;
@@ -33,6 +34,15 @@ struct Avx512Integers {
     v = _mm512_add_epi32(v, _mm512_madd_epi16(a.v, b.v));
 #endif
   }
+#if defined(__AVX512VNNI__)
+  static Avx512Integers broadcast_quad(const std::uint8_t* p) {
+    std::int32_t quad;
+    std::memcpy(&quad, p, sizeof quad);
+    return {_mm512_set1_epi32(quad)};
+  }
+  // Of bytes without a sign and bytes with one.
+  void add_quad_products(Avx512Integers a, Avx512Integers b) { v = _mm512_dpbusd_epi32(v, a.v, b.v); }
+#endif
   Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
   Avx512Integers operator-(Avx512Integers o) const { return {_mm512_sub_epi32(v, o.v)}; }
   Avx512Integers quarter() const { return {_mm512_srai_epi32(v, 2)}; }  // of multiples of 4
@@ -45,8 +55,18 @@ struct Avx512Integers {
 
   // clamp(rint(value), low, high), low for NaN.
   static void store_narrow(std::int16_t* p, Float value, float low, float high) {
-    const __m512 x = _mm512_min_ps(_mm512_max_ps(value.v, _mm512_set1_ps(low)), _mm512_set1_ps(high));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded(value, low, high)));
+  }
+  // The same up to low + 255, minus low.
+  static void store_bytes(std::uint8_t* p, Float value, float low) {
+    const __m512i distance =
+        _mm512_sub_epi32(rounded(value, low, low + 255.0f), _mm512_set1_epi32(static_cast<int>(low)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(distance));
+  }
+
+ private:
+  static __m512i rounded(Float value, float low, float high) {
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(value.v, _mm512_set1_ps(low)), _mm512_set1_ps(high)));
   }
 };
 

@@ -1,4 +1,5 @@
-// Pairs of 16-bit integers and N sums of 32 bits in the compiler's own vector types: any target, no intrinsics.
+// Pairs of 16-bit integers, fours of bytes and N sums of 32 bits in the compiler's own vector types: any target, no
+// intrinsics.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,14 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <int N>
 struct PortableIntegers {
   static constexpr int kWidth = N;
+  static constexpr bool kStoresBytes = true;
   using Single = PortableIntegers<1>;
   using Float = PortableF32<N>;
   typedef std::int32_t Native __attribute__((vector_size(N * 4)));
   Native v;
 
   static PortableIntegers zero() { return {Native{}}; }
-  // N pairs, or N sums.
+  // N pairs, N fours, or N sums.
   static PortableIntegers load(const void* p) {
     PortableIntegers r;
     std::memcpy(&r.v, p, sizeof r.v);
@@ -34,6 +36,16 @@ struct PortableIntegers {
   void add_products(PortableIntegers a, PortableIntegers b) {
     v += ((a.v << 16) >> 16) * ((b.v << 16) >> 16) + (a.v >> 16) * (b.v >> 16);
   }
+  static PortableIntegers broadcast_quad(const std::uint8_t* p) {
+    std::int32_t quad;
+    std::memcpy(&quad, p, sizeof quad);
+    return {Native{} + quad};
+  }
+  // The same of four products, of bytes without a sign and bytes with one.
+  void add_quad_products(PortableIntegers a, PortableIntegers b) {
+    v += (a.v & 255) * ((b.v << 24) >> 24) + ((a.v >> 8) & 255) * ((b.v << 16) >> 24) +
+         ((a.v >> 16) & 255) * ((b.v << 8) >> 24) + ((a.v >> 24) & 255) * (b.v >> 24);
+  }
   // Modulo 2^32.
   PortableIntegers operator+(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() + o.bits())}; }
   PortableIntegers operator-(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() - o.bits())}; }
@@ -45,17 +57,23 @@ struct PortableIntegers {
            Float::load(to.multiplier + channel);
   }
 
-  // clamp(rint(value), low, high), low for NaN. Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest
-  // even.
+  // clamp(rint(value), low, high), low for NaN.
   static void store_narrow(std::int16_t* p, Float value, float low, float high) {
-    for (int i = 0; i < N; ++i) {
-      const float raised = value.v[i] > low ? value.v[i] : low, x = raised < high ? raised : high;
-      constexpr float kShift = 12582912.0f;
-      p[i] = static_cast<std::int16_t>((x + kShift) - kShift);
-    }
+    for (int i = 0; i < N; ++i) p[i] = static_cast<std::int16_t>(rounded(value.v[i], low, high));
+  }
+  // The same up to low + 255, minus low.
+  static void store_bytes(std::uint8_t* p, Float value, float low) {
+    for (int i = 0; i < N; ++i) p[i] = static_cast<std::uint8_t>(rounded(value.v[i], low, low + 255.0f) - low);
   }
 
  private:
+  // Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
+  static float rounded(float value, float low, float high) {
+    const float raised = value > low ? value : low, x = raised < high ? raised : high;
+    constexpr float kShift = 12582912.0f;
+    return (x + kShift) - kShift;
+  }
+
   typedef std::uint32_t Bits __attribute__((vector_size(N * 4)));
   Bits bits() const { return reinterpret_cast<Bits>(v); }
 };

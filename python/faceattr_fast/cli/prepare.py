@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=_FORMATS, help="what SOURCE is")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the packed set")
     parser.add_argument("--name", help="of the set (default: that of the source)")
+    parser.add_argument("--terms", metavar="TEXT", help="under which the pictures may be used, for the record")
     parser.add_argument("--restart", action="store_true", help="begin anew what an interrupted run has left")
 
     which = parser.add_argument_group("which faces")
@@ -50,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     split = parser.add_argument_group("split")
     split.add_argument(
-        "--split-by", default="auto", choices=("auto", "subject", "duplicates", "source"),
-        help="default: auto, the source's own split, else by subject, else by groups of near-duplicates",
+        "--split-by", default="auto",
+        choices=("auto", "subject", "duplicates", "source", "train", "validation", "test"),
+        help="default: auto, the source's own split, else by subject, else by groups of near-duplicates; "
+        "train, validation, test: every face goes there",
     )  # fmt: skip
     split.add_argument("--test", type=float, default=0.1, metavar="N", help="faces, or a share below 1 (default: 0.1)")
     split.add_argument("--validation", type=float, default=0.0, metavar="N", help="the same (default: 0)")
@@ -85,28 +88,34 @@ def run(arguments: argparse.Namespace) -> int:
         progress.total = total
         progress.step(done)
 
-    with usage_errors(DetectorError), progress:
-        packed = prepare(
-            _source(arguments),
-            arguments.out,
-            PrepareOptions(
-                min_images=arguments.min_images,
-                exclude_people=_people(arguments.exclude_people),
-                single_face=arguments.single_face,
-                min_face=arguments.min_face,
-                detector=arguments.detector,
-                detector_model=arguments.detector_model,
-                crops=arguments.crops,
-                split_by=arguments.split_by,
-                test=arguments.test,
-                validation=arguments.validation,
-                seed=arguments.seed,
-            ),
-            restart=arguments.restart,
-            threads=arguments.threads,
-            report=lambda line: progress.print(line, sys.stderr),
-            watch=watch,
+    with usage_errors():
+        source = _source(arguments)
+        options = PrepareOptions(
+            min_images=arguments.min_images,
+            exclude_people=_people(arguments.exclude_people),
+            single_face=arguments.single_face,
+            min_face=arguments.min_face,
+            detector=arguments.detector,
+            detector_model=arguments.detector_model,
+            crops=arguments.crops,
+            split_by=arguments.split_by,
+            test=arguments.test,
+            validation=arguments.validation,
+            seed=arguments.seed,
         )
+    try:
+        with progress:
+            packed = prepare(
+                source,
+                arguments.out,
+                options,
+                restart=arguments.restart,
+                threads=arguments.threads,
+                report=lambda line: progress.print(line, sys.stderr),
+                watch=watch,
+            )
+    except (ValueError, FileExistsError, FileNotFoundError, DetectorError) as error:  # a full disk is no usage error
+        raise UsageError(str(error)) from error
     print(f"wrote {packed.folder}: {len(packed)} faces, split {packed.info['split']}")
     return 1 if packed.info["skipped"].keys() & {"damaged", "missing"} else 0
 
@@ -138,7 +147,7 @@ def _source(arguments: argparse.Namespace) -> Source:
         source = sources.Folder(path, tuple(level for level in levels.split("/") if level), classes)
     else:
         source = sources.Shards(path, columns, classes)
-    source.name = arguments.name or source.name
+    source.name, source.terms = arguments.name or source.name, arguments.terms or source.terms
     return source
 
 

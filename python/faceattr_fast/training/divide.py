@@ -27,6 +27,7 @@ _HOW = {
     "subject": "by subject",
     "duplicates": "by near-duplicate groups",
     "source": "given by the source",
+    **{split: f"all {split}" for split in SPLITS},
 }
 
 
@@ -169,6 +170,9 @@ def _assign(
 ) -> None:
     """Give faces to the splits that the source does not give, in place."""
     kept = np.array([i not in dropped for i in range(len(split))], bool)
+    if split_by in SPLITS:
+        split[:] = split_by
+        return
     wanted = {"test": options.test, "validation": options.validation}
     open_to = np.flatnonzero(kept)
     if split_by == "source":

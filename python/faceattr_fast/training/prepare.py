@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,8 +21,9 @@ import numpy as np
 from ..photo.alignment import DEFAULT_TEMPLATE, align, crop_box
 from ..photo.detectors import Detector, find_detector
 from ..photo.image import fit_square, load_image
+from ..threads import thread_count
 from .divide import Division, divide
-from .packed import PackedFaces
+from .packed import SPLITS, PackedFaces
 from .packing import Entry, PackedWriter
 from .sources.record import ALIGNED_MARGIN, Record, Source
 from .splits import difference_hash
@@ -50,7 +50,7 @@ class PrepareOptions:
             largest is taken.
         crops: the pictures are cropped faces: take them as they are, and use no detector.
         split_by: "subject", "duplicates", "source" (as the source says), or "auto": the source's own split where it has
-            one, else by subject where it names one, else by near-duplicates.
+            one, else by subject where it names one, else by near-duplicates; or the split that every face belongs to.
         test: faces of the test split: a number, or a share below 1. The source's own split is not changed by it.
         validation: the same for the validation split.
         seed: of the order in which groups are given to splits.
@@ -66,7 +66,7 @@ class PrepareOptions:
     detector: str | Detector = "auto"
     detector_model: str | PathLike[str] | None = None
     crops: bool = False
-    split_by: Literal["auto", "subject", "duplicates", "source"] = "auto"
+    split_by: Literal["auto", "subject", "duplicates", "source", "train", "validation", "test"] = "auto"
     test: float = 0.1
     validation: float = 0.0
     seed: int = 0
@@ -78,6 +78,8 @@ class PrepareOptions:
             raise ValueError(f"min_face must be a share from 0 to 1, got {self.min_face}")
         if self.crops and (self.single_face or self.min_face):
             raise ValueError("crops are taken as they are: single_face and min_face need whole pictures")
+        if self.split_by not in (known := ("auto", "subject", "duplicates", "source", *SPLITS)):
+            raise ValueError(f"split_by must be one of {known}, got {self.split_by!r}")
         for name in ("test", "validation"):
             size = getattr(self, name)
             if size < 0 or (size >= 1 and size != int(size)):
@@ -277,7 +279,7 @@ def _in_order(
     function: Callable[[Record], tuple[Entry, np.ndarray | None]], records: Iterator[Record], threads: int | None
 ) -> Iterator[tuple[Entry, np.ndarray | None]]:
     """Results in the order of the records, computed by several threads a few records ahead."""
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = thread_count(threads)
     waiting: deque[Future[tuple[Entry, np.ndarray | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -27,9 +27,6 @@ def difference_hash(pictures: np.ndarray, side: int = 16) -> np.ndarray:
 def duplicate_groups(hashes: np.ndarray, most: int = 26) -> np.ndarray:
     """Pictures whose hashes differ in at most ``most`` bits, and chains of them, form a group. Exact.
 
-    Hashes are sorted by parts of themselves instead of compared all with all: of 256 random bits about one pair in a
-    thousand is looked at, of those of aligned faces, which are alike, more.
-
     Args:
         hashes: bytes [N, B / 8].
         most: bits.
@@ -39,24 +36,20 @@ def duplicate_groups(hashes: np.ndarray, most: int = 26) -> np.ndarray:
     """
     rows = np.ascontiguousarray(hashes).view(f"V{hashes.shape[1]}").ravel()
     _, first, copy_of = np.unique(rows, return_index=True, return_inverse=True)  # equal ones cost nothing further
-    order = np.argsort(first, kind="stable")  # unique sorts by value: back to the order of the pictures
+    order = np.argsort(first)  # unique sorts by value: back to the order of the pictures
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    distinct = hashes[first[order]]
-    parent = np.arange(len(distinct))
-    padding = -distinct.shape[1] % 8
-    words = np.ascontiguousarray(np.pad(distinct, ((0, 0), (0, padding)))).view(np.uint64)
-    for a, b in _alike_in_a_part(distinct, most):
+    first = first[order]
+    parent = np.arange(len(first))
+    for a, b in _near_pairs(hashes[first], most):
         apart = parent[a] != parent[b]
-        a, b = a[apart], b[apart]
-        near = np.bitwise_count(words[a] ^ words[b]).sum(1, dtype=np.int64) <= most
-        if near.any():
-            for one, other in zip(a[near].tolist(), b[near].tolist(), strict=True):
-                low, high = sorted((_root(parent, one), _root(parent, other)))
-                parent[high] = low
+        for one, other in zip(a[apart].tolist(), b[apart].tolist(), strict=True):
+            low, high = sorted((_root(parent, one), _root(parent, other)))
+            parent[high] = low
+        if apart.any():
             while (parent[parent] != parent).any():
                 parent = parent[parent]
-    return first[order][parent][rank][copy_of]
+    return first[parent][rank][copy_of]
 
 
 def _root(parent: np.ndarray, i: int) -> int:
@@ -65,30 +58,64 @@ def _root(parent: np.ndarray, i: int) -> int:
     return i
 
 
-def _alike_in_a_part(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs among which is every one that differs in at most ``most`` bits, in blocks; some come more than once.
+def _near_pairs(hashes: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every pair that differs in at most ``most`` bits, in arrays; some come more than once.
 
     The bits are dealt out to most // 2 + 1 parts. Of two hashes that differ in at most ``most`` bits, one part differs
-    in at most one bit; so they agree in a part once a certain bit of it is passed over.
+    in at most one bit. So per part those are compared that agree in it, and for each of its bits those that agree but
+    for that one: of the faces of LFW and UTKFace, 2 to 3 % of all pairs instead of all.
     """
     total = hashes.shape[1] * 8
     # Neighbouring bits go together: dealt out at random, the bits of a part tell more hashes apart.
     dealt = np.random.default_rng(0).permutation(total)
+    words = list(np.pad(hashes, ((0, 0), (0, -hashes.shape[1] % 8))).view(np.uint64).T.copy())
     for part in np.array_split(dealt, most // 2 + 1):
         bits = np.stack([(hashes[:, bit // 8] >> (7 - bit % 8)) & 1 for bit in part.tolist()])
-        for passed_over in range(len(part)):
-            key = np.packbits(np.delete(bits, passed_over, 0), axis=0)  # [bytes, N]
-            order = np.lexsort(key) if len(key) else np.arange(len(hashes))
-            ranked = key[:, order]
-            new = np.flatnonzero((ranked[:, 1:] != ranked[:, :-1]).any(0)) + 1
-            ends = np.append(new, len(hashes))
-            end = np.repeat(ends, np.diff(ends, prepend=0))  # where the run of equal keys ends
-            at, step = np.arange(len(hashes)), 1
-            while len(at := at[at + step < end[at]]):
-                for start in range(0, len(at), 1 << 20):  # a million pairs are 64 MB of hashes
-                    block = at[start : start + (1 << 20)]
-                    yield order[block], order[block + step]
-                step += 1
+        for flipped in (None, *range(len(part))):
+            same = bits if flipped is None else np.delete(bits, flipped, 0)
+            order, start, end = _runs(np.packbits(same, axis=0), None if flipped is None else bits[flipped])
+            ranked = [word[order] for word in words]
+            at = np.flatnonzero(start < end)
+            other = start[at]
+            while len(at):
+                a, b = _near(ranked, at, other, most)
+                if len(a):
+                    yield order[a], order[b]
+                other += 1
+                inside = other < end[at]
+                at, other = at[inside], other[inside]
+
+
+def _near(words: list[np.ndarray], a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the pairs (a, b) that differ in at most ``most`` bits; half of the words rule out most of the others."""
+    half = -(-len(words) // 2)
+    differing = np.zeros(len(a), np.uint16)
+    for part in (words[:half], words[half:]):
+        for word in part:
+            differing += np.bitwise_count(word[a] ^ word[b])
+        near = differing <= most
+        a, b, differing = a[near], b[near], differing[near]
+    return a, b
+
+
+def _runs(key: np.ndarray, flipped: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An order by ``key``, bytes [K, N], and for each place in it where those to compare it with begin and end.
+
+    Without ``flipped``, bits [N], all later ones with the same key; with it those with the same key and a 1, for a 0.
+    """
+    count = key.shape[1]
+    order = (
+        np.lexsort(key if flipped is None else (flipped, *key)) if len(key) or flipped is not None else np.arange(count)
+    )
+    ranked = key[:, order]
+    begins = np.flatnonzero(np.append(True, (ranked[:, 1:] != ranked[:, :-1]).any(0))[:count])
+    lengths = np.diff(begins, append=count)
+    end = np.repeat(begins + lengths, lengths)
+    if flipped is None:
+        return order, np.arange(1, count + 1), end
+    ones = flipped[order]
+    start = end - np.repeat(np.add.reduceat(ones, begins, dtype=np.int64), lengths)
+    return order, np.where(ones == 1, end, start), end
 
 
 def assign(groups: np.ndarray, sizes: Mapping[str, int], rest: str, seed: int = 0) -> np.ndarray:

@@ -8,6 +8,7 @@ namespace faceattr::cpu {
 // of weights, 2 of a broadcast.
 extern const QuantizedConvKernel kQuantizedConvAvx2 = {"quantized_conv_s16_6x16_avx2", 16,
                                                        NarrowConv<Avx2Integers, 6, 2>::run};
+extern const PairConvKernel kPairConvAvx2 = {"quantized_conv_s16_6x16_avx2", 16, NarrowConv<Avx2Integers, 6, 2>::run};
 extern const Bfloat16ConvKernel kBfloat16ConvAvx2 = {"bfloat16_conv_4x16_avx2", 16,
                                                      NarrowConv<Avx2Bfloat16, 4, 2>::run};
 

@@ -8,6 +8,8 @@ namespace faceattr::cpu {
 // halves of weights, 2 of a broadcast.
 extern const QuantizedConvKernel kQuantizedConvAvx512 = {"quantized_conv_s16_14x32_avx512", 32,
                                                          NarrowConv<Avx512Integers, 14, 2>::run};
+extern const PairConvKernel kPairConvAvx512 = {"quantized_conv_s16_14x32_avx512", 32,
+                                               NarrowConv<Avx512Integers, 14, 2>::run};
 extern const Bfloat16ConvKernel kBfloat16ConvAvx512 = {"bfloat16_conv_12x32_avx512", 32,
                                                        NarrowConv<Avx512Bfloat16, 12, 2>::run};
 

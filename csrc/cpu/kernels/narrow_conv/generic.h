@@ -1,5 +1,5 @@
-// The algorithm of narrow_conv.h over any vector of pairs: a tile of kPixels positions by kVectors vectors of channels
-// is accumulated in registers over all of K, two values at a time.
+// The algorithm of narrow_conv.h over any vector of pairs, or of fours: a tile of kPixels positions by kVectors vectors
+// of channels is accumulated in registers over all of K, kGroup values at a time.
 #pragma once
 
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
@@ -19,10 +19,13 @@ template <class Sums>
   if (to.floats != nullptr) {
     value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
   }
-  if (to.narrow != nullptr) {
+  if (to.narrow != nullptr || to.bytes != nullptr) {
     if (to.inverse != nullptr) value = value * Float::load(to.inverse + channel);
-    std::int16_t* p = to.narrow + row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
-    Sums::store_narrow(p, value, to.low, to.low + 255.0f);
+    const std::int64_t at = row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
+    if constexpr (Sums::kStoresBytes) {
+      if (to.bytes != nullptr) return Sums::store_bytes(to.bytes + at, value, to.low);
+    }
+    Sums::store_narrow(to.narrow + at, value, to.low, to.low + 255.0f);
   }
 }
 
@@ -32,8 +35,23 @@ template <class Sums>
   store_value<Sums>(to, sum.value(to, channel), row, column, channel);
 }
 
-template <class Vec, int kPixels, int kVectors>
+template <int kGroup>
+struct Group;
+template <>
+struct Group<2> {
+  using Value = std::int16_t;
+  using Weight = std::int16_t;
+};
+template <>
+struct Group<4> {
+  using Value = std::uint8_t;
+  using Weight = std::int8_t;
+};
+
+template <class Vec, int kPixels, int kVectors, int kGroup = 2>
 struct NarrowConv {
+  using Value = typename Group<kGroup>::Value;
+  using Weight = typename Group<kGroup>::Weight;
   static constexpr int kPanel = kVectors * Vec::kWidth;
 
   static void run(const NarrowConvArgs& args, int pixel_begin, int pixel_end, int panel) {
@@ -72,12 +90,13 @@ struct NarrowConv {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) acc[r][j] = Vec::zero();
     }
-    const std::int16_t* weights = args.weights + args.k * kPanel * panel;
+    const Weight* weights = static_cast<const Weight*>(args.weights) + args.k * kPanel * panel;
     for (int s = 0; s < args.segment_count; ++s) {
       const ConvSegment& segment = args.segments[s];
-      const std::int16_t* src[kSize];
+      const Value* src[kSize];
       for (int r = 0; r < kSize; ++r) {
-        src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
+        src[r] = static_cast<const Value*>(args.base) + segment.offset + rows[r] * segment.row_step +
+                 columns[r] * segment.column_step;
       }
       for (int t = 0; t < segment.run_count; ++t) {
         accumulate<kSize>(acc, src, segment.runs[t], segment.run_length, weights);
@@ -87,24 +106,34 @@ struct NarrowConv {
     for (int r = 0; r < kSize; ++r) finish(args, acc[r], rows[r], columns[r], panel);
   }
 
-  // The hot loop: kVectors loads and kSize broadcasts feed 2 * kSize * kVectors * kWidth multiply-adds.
+  // The hot loop: kVectors loads and kSize broadcasts feed kGroup * kSize * kVectors * kWidth multiply-adds.
   template <int kSize>
-  [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors],
-                                                       const std::int16_t* const (&src)[kSize], std::int64_t run,
-                                                       int length, const std::int16_t* weights) {
-    const std::int16_t* p[kSize];
+  [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const Value* const (&src)[kSize],
+                                                       std::int64_t run, int length, const Weight* weights) {
+    const Value* p[kSize];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
 #pragma GCC unroll 1
-    for (std::int64_t i = 0; i < length; i += 2) {
+    for (std::int64_t i = 0; i < length; i += kGroup) {
       Vec w[kVectors];
 #pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + 2 * j * Vec::kWidth);
+      for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + kGroup * j * Vec::kWidth);
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) {
-        const Vec x = Vec::broadcast_pair(p[r] + i);
+        Vec x;
+        if constexpr (kGroup == 2) {
+          x = Vec::broadcast_pair(p[r] + i);
+        } else {
+          x = Vec::broadcast_quad(p[r] + i);
+        }
 #pragma GCC unroll 16
-        for (int j = 0; j < kVectors; ++j) acc[r][j].add_products(x, w[j]);
+        for (int j = 0; j < kVectors; ++j) {
+          if constexpr (kGroup == 2) {
+            acc[r][j].add_products(x, w[j]);
+          } else {
+            acc[r][j].add_quad_products(x, w[j]);
+          }
+        }
       }
     }
   }

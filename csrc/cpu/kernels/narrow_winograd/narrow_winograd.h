@@ -1,9 +1,8 @@
 // The transforms of winograd.h for narrow maps, around matrix products over tiles (narrow_conv, one position per tile).
 // Two families:
 //
-//   quantized: F(2x2, 3x3) at stride 1, 16 products for 4 outputs where a direct convolution needs 36, and still the
-//   very
-//     same integers:
+//   quantized: F(2x2, 3x3) at stride 1, 16 products for 4 outputs where a direct convolution needs 36, and still
+//     the very same integers:
 //
 //       4 · dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ 4U_c ] A,   4U = (2G) w (2G)ᵀ
 //
@@ -11,9 +10,8 @@
 //     fit 16 bits, a sum over c of their products fits 32 bits up to kQuantizedWinogradChannels channels, and so does 4
 //     · dst. In between, the output transform may overflow; modulo 2^32 its result is right nonetheless. Matrices:
 //     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, points 0, ±1 and infinity;
-//   bfloat16: every form of winograd.h. Transforms are in float32; points and U are rounded to bfloat16, sums of
-//   products
-//     are float32.
+//   bfloat16: every form of winograd.h. Transforms are in float32; points and U are rounded to bfloat16, sums
+//     of products are float32.
 //
 // Then as narrow_conv stores them.
 #pragma once
@@ -26,7 +24,9 @@
 namespace faceattr::cpu {
 
 struct NarrowInputArgs {
-  const std::int16_t* src = nullptr;  // first value of the tile's input, in the bordered source
+  const std::int16_t* src = nullptr;    // first value of the tile's input, in the bordered source
+  const std::uint8_t* bytes = nullptr;  // instead, in levels that store integers so: their distances from `low`
+  int low = 0;
   std::int64_t row_pitch = 0, pixel_pitch = 0;
   int rows = 0, columns = 0;    // of the input that exist; the rest of a tile at the lower or right edge counts as zero
   int channels = 0;             // a multiple of 4

@@ -13,9 +13,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <class Sums, int kInput>
 struct QuantizedWinograd {
   static void input(const NarrowInputArgs& args) {
-    int c = 0;
-    for (; c + kInput <= args.channels; c += kInput) transform_input<kInput>(args, c);
-    for (; c < args.channels; c += 4) transform_input<4>(args, c);
+    args.bytes != nullptr ? transform_inputs(args, args.bytes) : transform_inputs(args, args.src);
   }
 
   static void output(const NarrowOutputArgs& args) {
@@ -27,18 +25,31 @@ struct QuantizedWinograd {
  private:
   static constexpr int kSide = kWinograd2x2.side, kOut = kWinograd2x2.output;
 
+  template <class Value>
+  [[gnu::always_inline]] static inline void transform_inputs(const NarrowInputArgs& args, const Value* src) {
+    int c = 0;
+    for (; c + kInput <= args.channels; c += kInput) transform_input<kInput>(args, src, c);
+    for (; c < args.channels; c += 4) transform_input<4>(args, src, c);
+  }
+
   // Bᵀ d B, rows first: Bᵀ = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1].
-  template <int N>
-  [[gnu::always_inline]] static inline void transform_input(const NarrowInputArgs& args, int channel) {
+  template <int N, class Value>
+  [[gnu::always_inline]] static inline void transform_input(const NarrowInputArgs& args, const Value* src,
+                                                            int channel) {
     // Unsigned: channels that only fill a position up hold anything, and may overflow.
     typedef std::uint16_t Vec __attribute__((vector_size(2 * N)));
+    typedef Value Stored __attribute__((vector_size(sizeof(Value) * N)));
+    const Vec low = Vec{} + static_cast<std::uint16_t>(args.low);
     Vec rows[kSide][kSide];  // [point along y][x]
     for (int x = 0; x < kSide; ++x) {
       Vec d[kSide];
       for (int y = 0; y < kSide; ++y) {
         d[y] = Vec{};
         if (y < args.rows && x < args.columns) {
-          std::memcpy(&d[y], args.src + y * args.row_pitch + x * args.pixel_pitch + channel, sizeof(Vec));
+          Stored stored;
+          std::memcpy(&stored, src + y * args.row_pitch + x * args.pixel_pitch + channel, sizeof stored);
+          d[y] = __builtin_convertvector(stored, Vec);
+          if constexpr (sizeof(Value) == 1) d[y] += low;
         }
       }
       rows[0][x] = d[0] - d[2];

@@ -11,7 +11,7 @@ struct Quantize {
   static void run(const QuantizeArgs& args) {
     for (int x = 0; x < args.width; ++x) {
       const float* src = args.src + x * args.src_pixel_pitch;
-      std::int16_t* dst = args.dst + x * args.dst_pixel_pitch;
+      const std::int64_t dst = x * args.dst_pixel_pitch;
       int c = 0;
       for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) convert<Vec>(args, src + c, c, dst + c);
       for (; c < args.channels; ++c) convert<typename Vec::Single>(args, src + c, c, dst + c);
@@ -21,9 +21,13 @@ struct Quantize {
  private:
   template <class Integers>
   [[gnu::always_inline]] static inline void convert(const QuantizeArgs& args, const float* src, int channel,
-                                                    std::int16_t* dst) {
+                                                    std::int64_t dst) {
     using Float = typename Integers::Float;
-    Integers::store_narrow(dst, Float::load(src) * Float::load(args.inverse + channel), args.low, args.low + 255.0f);
+    const Float value = Float::load(src) * Float::load(args.inverse + channel);
+    if constexpr (Integers::kStoresBytes) {
+      if (args.bytes != nullptr) return Integers::store_bytes(args.bytes + dst, value, args.low);
+    }
+    Integers::store_narrow(args.dst + dst, value, args.low, args.low + 255.0f);
   }
 };
 

@@ -2,7 +2,7 @@
 //
 //   dst[x, c] = clamp(rint(src[x, c] * inverse[c]), low, low + 255)
 //
-// The product is rounded to float32, then to the nearest even integer. NaN becomes `low`.
+// The product is rounded to float32, then to the nearest even integer. NaN becomes `low`. Bytes hold dst - low.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ struct QuantizeArgs {
   const float* inverse = nullptr;  // by channel
   float low = 0;
   std::int16_t* dst = nullptr;
+  std::uint8_t* bytes = nullptr;  // instead, in levels that store integers so
   std::int64_t dst_pixel_pitch = 0;
 };
 

@@ -34,7 +34,12 @@ struct ShiftedMeans {
 
   static void run_integers(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end) {
     std::int32_t sums[kShiftedMeansChannels] = {};
-    add_narrow(args, tap, channel_begin, channel_end, [&](int c, std::int16_t value) { sums[c] += value; });
+    if (args.bytes != nullptr) {
+      add_narrow(args, args.bytes, tap, channel_begin, channel_end,
+                 [&](int c, int value) { sums[c] += value + args.low; });
+    } else {
+      add_narrow(args, args.narrow, tap, channel_begin, channel_end, [&](int c, int value) { sums[c] += value; });
+    }
     const float share = 1.0f / (static_cast<float>(args.out_height) * static_cast<float>(args.out_width));
     float* dst = args.dst + static_cast<std::int64_t>(tap) * args.count;
     for (int c = channel_begin; c < channel_end; ++c) {
@@ -44,7 +49,8 @@ struct ShiftedMeans {
 
   static void run_bfloat16(const ShiftedMeansArgs& args, int tap, int channel_begin, int channel_end) {
     float sums[kShiftedMeansChannels] = {};
-    add_narrow(args, tap, channel_begin, channel_end, [&](int c, std::int16_t v) { sums[c] += from_bfloat16(v); });
+    add_narrow(args, args.narrow, tap, channel_begin, channel_end,
+               [&](int c, std::int16_t value) { sums[c] += from_bfloat16(value); });
     const float share = 1.0f / (static_cast<float>(args.out_height) * static_cast<float>(args.out_width));
     float* dst = args.dst + static_cast<std::int64_t>(tap) * args.count;
     for (int c = channel_begin; c < channel_end; ++c) dst[c] = sums[c - channel_begin] * share;
@@ -52,16 +58,16 @@ struct ShiftedMeans {
 
  private:
   // Calls add(channel - channel_begin, value) for every value under a tap.
-  template <class Add>
-  [[gnu::always_inline]] static inline void add_narrow(const ShiftedMeansArgs& args, int tap, int channel_begin,
-                                                       int channel_end, const Add& add) {
+  template <class Value, class Add>
+  [[gnu::always_inline]] static inline void add_narrow(const ShiftedMeansArgs& args, const Value* values, int tap,
+                                                       int channel_begin, int channel_end, const Add& add) {
     const int pad = args.kernel / 2;
     const Span rows = inside(tap / args.kernel - pad, args.stride, args.height, args.out_height);
     const Span columns = inside(tap % args.kernel - pad, args.stride, args.width, args.out_width);
     const int channels = channel_end - channel_begin;
     for (int y = rows.begin; y < rows.end; y += args.stride) {
       for (int x = columns.begin; x < columns.end; x += args.stride) {
-        const std::int16_t* src = args.narrow + y * args.row_pitch + x * args.pixel_pitch + channel_begin;
+        const Value* src = values + y * args.row_pitch + x * args.pixel_pitch + channel_begin;
         for (int c = 0; c < channels; ++c) add(c, src[c]);
       }
     }

@@ -21,6 +21,8 @@ struct ShiftedMeansArgs {
   float* dst = nullptr;
   // Of a narrow map, instead of `src`; integers are summed exactly, `scale` is by channel of `count`.
   const std::int16_t* narrow = nullptr;
+  const std::uint8_t* bytes = nullptr;  // instead, of integers: their distances from `low`
+  int low = 0;
   const float* scale = nullptr;
 };
 

@@ -73,13 +73,14 @@ struct Stem {
     for (std::int64_t i = 0; i < count; ++i) values[i] = to_bfloat16(static_cast<float>(values[i]));
   }
 
+  template <class Value>
   static void max_pool_integers(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
-                                std::int64_t pitch, std::int16_t* dst) {
+                                std::int64_t pitch, Value* dst) {
     for (int x = 0; x < width; ++x, top += 2 * channels, bottom += 2 * channels, dst += pitch) {
       for (int c = 0; c < channels; ++c) {
         const std::int16_t upper = top[c] > top[channels + c] ? top[c] : top[channels + c];
         const std::int16_t lower = bottom[c] > bottom[channels + c] ? bottom[c] : bottom[channels + c];
-        dst[c] = upper > lower ? upper : lower;
+        dst[c] = static_cast<Value>(upper > lower ? upper : lower);
       }
     }
   }

@@ -41,6 +41,9 @@ struct StemKernel {
   // values apart.
   void (*max_pool_integers)(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
                             std::int64_t pitch, std::int16_t* dst);
+  // The same into bytes, of integers from 0 to 255.
+  void (*max_pool_bytes)(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
+                         std::int64_t pitch, std::uint8_t* dst);
 };
 
 }  // namespace faceattr::cpu

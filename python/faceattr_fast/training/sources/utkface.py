@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from ...spec import AGE_LABELS, ETHNICITY_LABELS, GENDER_LABELS
 from ..labels import UNKNOWN, age_bin, utkface_ethnicity, utkface_gender
-from ..tables import rows_of, whole_number
+from ..tables import DataError, rows_of, whole_number
 from .folder import Folder
 from .record import Record, Source, landmark_rows, picture_file
 
 __all__ = ["UTKFace"]
+
+_LAST_CODES = {"age": 120, "gender": 1, "race": 4}
 
 
 class UTKFace(Source):
@@ -39,15 +43,17 @@ class UTKFace(Source):
     def records(self) -> Iterator[Record]:
         table, labels = self.folder / "landmarks5.csv", self.folder / "labels.csv"
         codes = dict(_codes(labels)) if labels.exists() else None
-        pictures = (
-            landmark_rows(table) if table.exists() else ((r.file, None) for r in Folder(self.images, ()).records())
-        )
+        pictures: Iterator[tuple[str, np.ndarray | None]]
+        if table.exists():
+            pictures = landmark_rows(table)
+        else:
+            files = iter(codes) if codes else (record.file for record in Folder(self.images, ()).records())
+            pictures = ((file, None) for file in files)
         for file, landmarks in pictures:
             load = picture_file(self.images / file)
-            found = codes.get(file) if codes is not None else _codes_of_name(Path(file).name)
-            if found is None:
-                if codes is None:  # a few of the names lack a part
-                    yield Record(file, load, reason="no label: the name is not AGE_GENDER_RACE_…")
+            found = _codes_of_name(Path(file).name) if codes is None else codes.get(file)
+            if found is None:  # a few of the names lack a part
+                yield Record(file, load, reason="no label: not in labels.csv, or its name is not AGE_GENDER_RACE_…")
                 continue
             years, gender, race = found
             names = {"age": AGE_LABELS[age_bin(years)]}
@@ -62,8 +68,11 @@ class UTKFace(Source):
 def _codes(path: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
     for line, row in rows_of(path, ("file", "age", "gender", "race")):
         where = f"{path}, line {line}"
-        age, gender, race = (whole_number(row[column], column, where) for column in ("age", "gender", "race"))
-        yield row["file"], (age, gender, race)
+        codes = [whole_number(row[column], column, where) for column in _LAST_CODES]
+        for (column, last), code in zip(_LAST_CODES.items(), codes, strict=True):
+            if not 0 <= code <= last:
+                raise DataError(f"{where}: {column}: expected 0 to {last}, got {code}")
+        yield row["file"], (codes[0], codes[1], codes[2])
 
 
 def _codes_of_name(name: str) -> tuple[int, int, int] | None:

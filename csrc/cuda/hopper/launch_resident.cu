@@ -1,0 +1,1 @@
+#include "cuda/hopper/launch_resident.cc"  // by nvcc

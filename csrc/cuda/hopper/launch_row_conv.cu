@@ -1,0 +1,1 @@
+#include "cuda/hopper/launch_row_conv.cc"  // by nvcc

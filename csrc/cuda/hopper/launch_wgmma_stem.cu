@@ -1,0 +1,1 @@
+#include "cuda/hopper/launch_wgmma_stem.cc"  // by nvcc
