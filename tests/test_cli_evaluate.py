@@ -247,6 +247,10 @@ def test_identity_by_its_layer_or_by_embeddings(weights, tested, tmp_path):
     right = logits.argmax(1) == np.repeat(np.arange(3), EACH)
     assert right.sum() - 3 * (EACH - 5) <= layer["top 1"]["accuracy"] * 15 <= right.sum()
     assert layer["top 5"]["accuracy"] == 1  # of three
+    alone = pack(tmp_path / "alone", lambda i: "test" if i < EACH + 5 else "train")  # the second has five pictures
+    none = evaluate(weights, tmp_path / "none", alone)["sets"][0]["identity"]
+    assert none == {"method": "none", "reason": "fewer than two people have more than 5 pictures here"}
+    assert "Not measured: fewer than two people" in (tmp_path / "none" / "report.md").read_text()
     unnamed = save(tmp_path / "unnamed.safetensors", spec)
     assert evaluate(unnamed, tmp_path / "u", tested)["sets"][0]["identity"]["method"] == "nearest mean of embeddings"
 

@@ -209,6 +209,18 @@ def test_copy_weights_keeps_what_belongs_to_the_tensors(weights, tmp_path, chang
     assert not (tmp_path / "copy").exists()
 
 
+def test_copy_weights_sets_thresholds(weights, tmp_path):
+    copied = tmp_path / "copy.safetensors"
+    copy_weights(weights, copied, {}, {"gender": (0.25, 0.75)})
+    assert read_weights(copied).spec.head("gender").thresholds == (0.25, 0.75)
+    assert read_weights(copied).spec.head("emotion") == SPEC.head("emotion")
+    assert body(copied) == body(weights)
+    for thresholds, message in (({"mood": (0.5,)}, "no head named 'mood'"), ({"gender": (0.5,)}, "needs 2 entries")):
+        with pytest.raises(ValueError, match=message):
+            copy_weights(weights, tmp_path / "other", {}, thresholds)
+    assert not (tmp_path / "other").exists()
+
+
 def test_copy_weights_refuses_a_damaged_file(weights, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.write_bytes(weights.read_bytes()[:-10])

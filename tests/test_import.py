@@ -126,3 +126,11 @@ def test_public_members_of_the_reference():
     pytest.importorskip("torch")
     for name in ("FaceAttrNet", "save", "load"):
         assert callable(getattr(faceattr_fast.reference, name))
+
+
+def test_measuring_and_packing_load_no_torch():
+    pytest.importorskip("cv2")
+    loaded = modules_after(
+        "from faceattr_fast.training import examine_packed, measure, prepare; assert callable(prepare)"
+    )
+    assert "torch" not in loaded

@@ -211,10 +211,13 @@ def identity_report(cases: Cases, identities: Sequence[str] | None = None) -> di
         report = protocols.identification(cases.identity[kept], truth[kept])
         return {"method": "identity layer", **report}
     if cases.embedding is None:
-        return {"method": "none: there is neither an embedding nor a name for each class of the identity layer"}
+        return {
+            "method": "none",
+            "reason": "there is neither an embedding nor a name for each class of the identity layer",
+        }
     held = protocols.hold_out(cases.people, HELD_OUT_IMAGES)
-    if not held.any():
-        return {"method": "none", "reason": f"nobody has more than {HELD_OUT_IMAGES} pictures here"}
+    if len(np.unique(cases.people[held])) < 2:
+        return {"method": "none", "reason": f"fewer than two people have more than {HELD_OUT_IMAGES} pictures here"}
     return {
         "method": "nearest mean of embeddings",
         **protocols.identification(*protocols.nearest_mean(cases.embedding.astype(np.float64), cases.people, held)),
