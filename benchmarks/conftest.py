@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from faceattr_fast import FastForward, NetworkSpec, _core
+from faceattr_fast.algorithms import ALGORITHMS
 from faceattr_fast.threads import thread_count
 from faceattr_fast.weights import Weights
 
@@ -32,7 +33,7 @@ def variants():
     """Every instruction set of this machine with every algorithm."""
     detected = _core.detected_isa().split("+")
     isas = [isa for isa in _core.isa_levels() if isa in detected or isa == "scalar"]
-    return [(isa, algorithm) for isa in isas for algorithm in ("direct", "winograd4x4", "polyphase4x4")]
+    return [(isa, algorithm) for isa in isas for algorithm in ALGORITHMS]
 
 
 def compiled(isa, algorithm):

@@ -24,7 +24,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND CMAKE_CXX_COMPILER_ID 
   list(APPEND FACEATTR_ISA_scalar -fno-schedule-insns)
 endif()
 
-set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv quantize quantized_winograd winograd shifted_means linear stem)
+set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv quantize narrow_winograd winograd shifted_means linear stem)
 
 # Adds one object library per instruction set and lists them in `objects`.
 function(faceattr_add_kernels objects)

@@ -105,27 +105,29 @@ Engine::Runtime& Engine::runtime() const {
 }
 
 void Engine::run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs) const {
-  run(pixels, images, outputs, nullptr);
+  run(pixels, images, outputs, true, nullptr);
 }
 
-std::vector<double> Engine::profile(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs) const {
+std::vector<double> Engine::profile(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs,
+                                    bool batched) const {
   std::vector<double> seconds(executor_.phase_count(), 0.0);
-  run(pixels, images, outputs, seconds.data());
+  run(pixels, images, outputs, batched, seconds.data());
   return seconds;
 }
 
-void Engine::run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs, double* seconds) const {
+void Engine::run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs, bool batched,
+                 double* seconds) const {
   if (images == 0) return;
   Runtime& current = runtime();
   std::unique_ptr<Workspace> workspace = current.lease(images == 1 ? 1 : kChunk);
   for (std::int64_t first = 0; first < images; first += kChunk) {
-    run_chunk(pixels, first, std::min(kChunk, images - first), outputs, current, *workspace, seconds);
+    run_chunk(pixels, first, std::min(kChunk, images - first), outputs, current, *workspace, batched, seconds);
   }
   current.give_back(std::move(workspace));
 }
 
 void Engine::run_chunk(const cpu::Pixels& pixels, std::int64_t first, std::int64_t images, float* const* outputs,
-                       Runtime& runtime, Workspace& workspace, double* seconds) const {
+                       Runtime& runtime, Workspace& workspace, bool batched, double* seconds) const {
   for (std::int64_t i = 0; i < images; ++i) workspace.non_finite[i].store(false, std::memory_order_relaxed);
   const std::size_t pitch = executor_.vector_floats();
   std::atomic<std::int64_t> next{0};
@@ -137,13 +139,18 @@ void Engine::run_chunk(const cpu::Pixels& pixels, std::int64_t first, std::int64
       const cpu::ImageMemory memory = {workspace.arenas[arena].data(), workspace.scratch[team.rank].data(),
                                        workspace.vectors.data() + i * pitch};
       executor_.run_images(pixels, first + i, static_cast<int>(count), memory, outputs, &workspace.non_finite[i], by,
-                           seconds);
+                           team.rank == 0 ? seconds : nullptr);
     };
     // As many images as there are whole rounds of threads are run by one thread each, without barriers, in groups of
     // nearly equal size; the rest is shared, image by image.
-    const std::int64_t each = seconds != nullptr ? 0 : images / team.size;
+    const std::int64_t each = batched ? images / team.size : 0;
     const std::int64_t rounds = (each + workspace.group - 1) / workspace.group;
-    for (std::int64_t g; (g = next.fetch_add(1, std::memory_order_relaxed)) < rounds * team.size;) {
+    // Whoever is free takes the next group; when timed, each has its turn, so that the times of one are everybody's.
+    std::int64_t own = team.rank - team.size;
+    const auto deal = [&] {
+      return seconds != nullptr ? own += team.size : next.fetch_add(1, std::memory_order_relaxed);
+    };
+    for (std::int64_t g; (g = deal()) < rounds * team.size;) {
       const std::int64_t begin = each * (g / team.size) / rounds, end = each * (g / team.size + 1) / rounds;
       run_images(begin * team.size + g % team.size * (end - begin), end - begin, Team{});
     }

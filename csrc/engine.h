@@ -25,8 +25,10 @@ class Engine {
   // threads or callers. Throws std::bad_alloc before anything is written.
   void run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs) const;
 
-  // The same, all threads on one image at a time, with the seconds of each phase summed over the images.
-  std::vector<double> profile(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs) const;
+  // The same with the seconds of each phase. `batched` deals the images to the threads as run() does, and the seconds
+  // are those of the calling thread, which gets its share; otherwise all threads run one image at a time.
+  std::vector<double> profile(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs,
+                              bool batched = false) const;
 
   const cpu::Executor& executor() const { return executor_; }
   int threads() const { return threads_; }
@@ -38,8 +40,8 @@ class Engine {
 
   Runtime& runtime() const;
   void run_chunk(const cpu::Pixels& pixels, std::int64_t first, std::int64_t images, float* const* outputs,
-                 Runtime& runtime, Workspace& workspace, double* seconds) const;
-  void run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs, double* seconds) const;
+                 Runtime& runtime, Workspace& workspace, bool batched, double* seconds) const;
+  void run(const cpu::Pixels& pixels, std::int64_t images, float* const* outputs, bool batched, double* seconds) const;
 
   const std::uint32_t features_;
   const int threads_;

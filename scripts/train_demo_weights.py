@@ -31,7 +31,7 @@ import torch
 
 from faceattr_fast import FastForward, reference
 from faceattr_fast.deviation import deviations
-from faceattr_fast.forward import with_int8_ranges
+from faceattr_fast.formats import with_int8_ranges
 from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.spec import NetworkSpec

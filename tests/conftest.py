@@ -3,6 +3,14 @@
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_tune_file():
+    """What ``faceattr tune`` has left on this machine changes nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEATTR_TUNE", "off")
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_torch_thread():
     """For small networks: threads would only wait for each other."""

@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, crops, peaks and tables."""
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -218,6 +219,7 @@ def test_phase_bytes():
     assert phase_bytes(plan, quantized) == 4 * 4 * 2 + 2 * 2 * 9 + 4 * (4 * 4 * 2) + 4 * 4 * 2 + 4 * (4 * 4 * 2)
     assert phase_bytes(plan, conversion) == 4 * (4 * 4 * 2) + 4 * 4 * 2
     assert phase_bytes(plan, halves) == 2 * (4 * 4 * 2 + 2 * 2) + 4 * (4 * 4 * 2) + 2 * (4 * 4 * 2) + 4 * (4 * 4 * 2)
+    assert phase_bytes(plan, head) - phase_bytes(plan, replace(head, scale=np.ones(3))) == 2 * 3 * 4
     far = SegmentedConv("d", (Segment("a", three, 4),), None, relu=True)
     assert phase_bytes(plan, far) == 4 * (6 * 6 * 4 + 2 * 4 * 9 + 3)  # of each four rows three
     assert phase_bytes(plan, means) == 4 * (4 * 4 * 4 + 4)

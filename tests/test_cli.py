@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import faceattr_fast as faf
-from faceattr_fast.bench.machine import cpu_model
 from faceattr_fast.cli import main
 from faceattr_fast.cli.paths import find_pictures
 from faceattr_fast.cli.progress import Progress
 from faceattr_fast.cli.usage import UsageError
 from faceattr_fast.cli.verify import meaning, verification
+from faceattr_fast.machine import cpu_model
 from faceattr_fast.weights import Weights, write_weights
 
 ASTRONAUT = Path(__file__).parents[1] / "examples" / "astronaut.jpg"

@@ -21,7 +21,7 @@ from networks import (
 )
 
 from faceattr_fast import FastForward, NetworkSpec, WeightsError
-from faceattr_fast.algorithms import choose_algorithms, plan_cost
+from faceattr_fast.algorithms import ALGORITHMS, choose_algorithms, plan_cost
 from faceattr_fast.backend import compile_plan
 from faceattr_fast.mixed import choose_formats, map_classes, measure_errors
 from faceattr_fast.oracle import run_phase, run_plan
@@ -130,7 +130,7 @@ def test_any_choice_gives_a_correct_plan(small, added, data):
     chosen = {name for members in map_classes(plan) if data.draw(st.booleans()) for name in members}
     mixed = choose_algorithms(
         quantize_plan(plan, case.ranges, chosen),
-        data.draw(st.sampled_from([None, "direct", "winograd4x4", "polyphase4x4", "winograd2x2"])),
+        data.draw(st.sampled_from([None, *ALGORITHMS])),
     )
     for phase in mixed.phases:
         if isinstance(phase, (SegmentedConv, QuantizedConv)):

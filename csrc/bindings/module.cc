@@ -5,7 +5,12 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
@@ -21,6 +26,7 @@ using faceattr::Plan;
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Int8Array = py::array_t<std::int8_t, py::array::c_style>;
 using Int16Array = py::array_t<std::int16_t, py::array::c_style>;
+using UInt16Array = py::array_t<std::uint16_t, py::array::c_style>;
 using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 
 template <class Value>
@@ -85,12 +91,20 @@ void run(const Engine& engine, const py::array& pixels, const std::vector<py::ar
   engine.run(input, images, pointers.data());
 }
 
-// An engine and the side of the images that it takes.
+// An engine and the side of the images that it takes. The plan's phases move into it.
 struct BoundEngine {
-  BoundEngine(const Plan& plan, const std::string& isa, int threads) : engine(plan, isa, threads), size(plan.pixels) {}
-  Engine engine;
+  BoundEngine(Plan& plan, const std::string& isa, int threads)
+      : size(plan.pixels), engine(std::move(plan), isa, threads) {}
   int size;
+  Engine engine;
 };
+
+// Memory that was freed and that the allocator keeps goes back to the system, where the allocator has a call for it.
+void trim_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
 
 }  // namespace
 
@@ -117,6 +131,8 @@ PYBIND11_MODULE(_core, m) {
         return names;
       },
       "Names that FACEATTR_ISA may have, lowest first.");
+
+  m.def("trim_memory", &trim_memory, "Give memory that was freed back to the system, where the allocator keeps it.");
 
   py::class_<Plan>(m, "Plan", "A list of phases; each call appends one.")
       .def(py::init([](int pixels, const std::array<float, 3>& mean, const std::array<float, 3>& scale) {
@@ -166,22 +182,24 @@ PYBIND11_MODULE(_core, m) {
           "tensor of bfloat16 or -1.")
       .def(
           "winograd_conv",
-          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, const FloatArray& weight,
-             const std::vector<std::tuple<int, int, int, int, int>>& direct_segments, const FloatArray& direct_weight,
-             const FloatArray& bias, bool relu, int residual) {
+          [](Plan& plan, int dst, const std::vector<std::array<int, 3>>& segments, int stride, int tile,
+             const FloatArray& weight, const std::vector<std::tuple<int, int, int, int, int>>& direct_segments,
+             const FloatArray& direct_weight, const FloatArray& bias, bool relu, int residual, int copy) {
             faceattr::WinogradConvPhase phase;
-            phase.direct = {dst, {}, to_vector(direct_weight), to_vector(bias), relu, residual};
+            phase.direct = {dst, {}, to_vector(direct_weight), to_vector(bias), relu, residual, copy};
             for (const auto& [src, start, count, kernel, stride] : direct_segments) {
               phase.direct.segments.push_back({src, start, count, kernel, stride});
             }
             for (const auto& [src, start, count] : segments) phase.segments.push_back({src, start, count, 3, stride});
             phase.weight = to_vector(weight);
+            phase.tile = tile;
             plan.phases.emplace_back(std::move(phase));
           },
-          py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("weight").noconvert(),
+          py::arg("dst"), py::arg("segments"), py::arg("stride"), py::arg("tile"), py::arg("weight").noconvert(),
           py::arg("direct_segments"), py::arg("direct_weight").noconvert(), py::arg("bias").noconvert(),
-          py::arg("relu"), py::arg("residual"),
-          "3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K].")
+          py::arg("relu"), py::arg("residual"), py::arg("copy") = -1,
+          "3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters, "
+          "oc, K]; copy as in segmented_conv.")
       .def(
           "quantized_stem",
           [](Plan& plan, int dst, const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier) {
@@ -235,12 +253,24 @@ PYBIND11_MODULE(_core, m) {
           py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
           "inputs: (vector, first channels of it that are read).")
       .def(
+          "half_linear_head",
+          [](Plan& plan, int dst, const std::vector<std::pair<int, int>>& inputs, const UInt16Array& weight,
+             const FloatArray& scale, const FloatArray& bias) {
+            faceattr::LinearHeadPhase phase{dst, {}, {}, to_vector(bias), to_vector(weight), to_vector(scale)};
+            for (const auto& [src, count] : inputs) phase.inputs.push_back({src, count});
+            plan.phases.emplace_back(std::move(phase));
+          },
+          py::arg("dst"), py::arg("inputs"), py::arg("weight").noconvert(), py::arg("scale").noconvert(),
+          py::arg("bias").noconvert(),
+          "As linear_head; weight: bits of float16 numbers, finite, in units of scale, a power of two per output.")
+      .def(
           "output",
           [](Plan& plan, int tensor, int start, int count) { plan.outputs.push_back({tensor, start, count}); },
           py::arg("tensor"), py::arg("start"), py::arg("count"));
 
   py::class_<BoundEngine>(m, "Engine", "A plan with packed weights, threads and memory; callable from any thread.")
-      .def(py::init<const Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"))
+      .def(py::init<Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"),
+           "Takes the phases out of the plan, which is of no use afterwards.")
       .def(
           "run",
           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
@@ -249,14 +279,16 @@ PYBIND11_MODULE(_core, m) {
           py::arg("pixels"), py::arg("outputs"))
       .def(
           "profile",
-          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
+          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs, bool batched) {
             std::int64_t images = 0;
             const auto input = to_pixels(pixels, self.size, &images);
             const auto pointers = to_outputs(self.engine, outputs, images);
             py::gil_scoped_release release;
-            return self.engine.profile(input, images, pointers.data());
+            return self.engine.profile(input, images, pointers.data(), batched);
           },
-          py::arg("pixels"), py::arg("outputs"), "Seconds of each phase, summed over the images.")
+          py::arg("pixels"), py::arg("outputs"), py::arg("batched") = false,
+          "Seconds of each phase, summed over the images; batched: over the calling thread's share, images dealt as "
+          "run does.")
       .def_property_readonly("kernels", [](const BoundEngine& self) { return self.engine.executor().kernels(); })
       .def_property_readonly(
           "first_grouped", [](const BoundEngine& self) { return self.engine.executor().first_grouped(); },

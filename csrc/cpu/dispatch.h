@@ -6,8 +6,8 @@
 
 #include "cpu/kernels/linear/linear.h"
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
+#include "cpu/kernels/narrow_winograd/narrow_winograd.h"
 #include "cpu/kernels/quantize/quantize.h"
-#include "cpu/kernels/quantized_winograd/quantized_winograd.h"
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
@@ -27,12 +27,12 @@ struct KernelLists {
   std::vector<Candidate<QuantizedConvKernel>> QuantizedConv;
   std::vector<Candidate<QuantizedWinogradKernel>> QuantizedWinograd;
   std::vector<Candidate<Bfloat16ConvKernel>> Bfloat16Conv;
+  std::vector<Candidate<Bfloat16WinogradKernel>> Bfloat16Winograd;
   std::vector<Candidate<QuantizeKernel>> Quantize;
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
   std::vector<Candidate<LinearKernel>> Linear;
   std::vector<Candidate<StemKernel>> Stem;
   std::vector<Candidate<WinogradKernel>> Winograd;
-  std::vector<Candidate<PolyphaseKernel>> Polyphase;
 };
 const KernelLists& kernel_lists();
 

@@ -50,17 +50,19 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   }
   const Layout layout = {plan_, memory_, vector_offsets_, features};
   runners_.reserve(plan_.phases.size());  // runners hold pointers into themselves: they are built in place
-  for (const Phase& phase : plan_.phases) {
+  for (Phase& phase : plan_.phases) {
     if (const auto* p = std::get_if<StemPhase>(&phase)) {
       plan_.tensors[p->dst].narrow() ? add<NarrowStemRunner>(*p, layout) : add<StemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<SegmentedConvPhase>(&phase)) {
       plan_.tensors[p->segments[0].src].narrow() ? add<NarrowConvRunner>(*p, layout) : add<ConvRunner>(*p, layout);
     } else if (const auto* p = std::get_if<WinogradConvPhase>(&phase)) {
-      add<WinogradRunner>(*p, layout, memory_.workspaces[runners_.size()]);
+      const std::size_t workspace = memory_.workspaces[runners_.size()];
+      plan_.tensors[p->segments[0].src].narrow() ? add<NarrowWinogradRunner>(*p, layout, workspace)
+                                                 : add<WinogradRunner>(*p, layout, workspace);
     } else if (const auto* p = std::get_if<QuantizedStemPhase>(&phase)) {
       add<NarrowStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
-      p->transformed.empty() ? add<NarrowConvRunner>(*p, layout) : add<QuantizedWinogradRunner>(*p, layout);
+      p->transformed.empty() ? add<NarrowConvRunner>(*p, layout) : add<NarrowWinogradRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizePhase>(&phase)) {
       add<QuantizeRunner>(*p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {
@@ -68,6 +70,7 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else {
       add<LinearRunner>(std::get<LinearHeadPhase>(phase), layout);
     }
+    phase = {};  // packed: not all weights twice in memory
   }
   plan_.phases.clear();
 }
@@ -140,6 +143,10 @@ bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_
     winograd->run(memory, images, team);
     return true;
   }
+  if (const auto* winograd = std::get_if<NarrowWinogradRunner>(&runner)) {
+    winograd->run(memory, images, team);
+    return true;
+  }
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
     bool finite = true;
@@ -151,8 +158,6 @@ bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_
       conv->run(own, team);
     } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runner)) {
       conv->run(own, team);
-    } else if (const auto* winograd = std::get_if<QuantizedWinogradRunner>(&runner)) {
-      winograd->run(own, team);
     } else if (const auto* quantize = std::get_if<QuantizeRunner>(&runner)) {
       quantize->run(own, team);
     } else {

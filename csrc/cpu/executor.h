@@ -53,7 +53,7 @@ class Executor {
 
  private:
   using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, NarrowStemRunner, NarrowConvRunner,
-                              QuantizedWinogradRunner, QuantizeRunner, MeansRunner, LinearRunner>;
+                              NarrowWinogradRunner, QuantizeRunner, MeansRunner, LinearRunner>;
 
   template <class Runner, class... Arguments>
   void add(const Arguments&... arguments);

@@ -54,12 +54,18 @@ LinearRunner::LinearRunner(const LinearHeadPhase& phase, const Layout& layout)
   }
   args_.out_channels = layout.plan.tensors[phase.dst].channels;
   panels_ = panel_count(args_.out_channels, kernel_->panel);
-  weights_ = pack_panels(phase.weight, args_.out_channels, args_.k, kernel_->panel);
+  const bool half = !phase.scale.empty();
+  run_ = half ? kernel_->run_half : kernel_->run;
+  weights_ = half ? pack_panels(phase.half_weight, args_.out_channels, args_.k, kernel_->panel)
+                  : pack_panels(phase.weight, args_.out_channels, args_.k, kernel_->panel);
   bias_ = pack_bias(phase.bias, kernel_->panel);
+  scale_ = pack_bias(phase.scale, kernel_->panel);
   args_.parts = parts_.data();
   args_.part_count = static_cast<int>(parts_.size());
   args_.weights = weights_.data();
+  args_.half_weights = reinterpret_cast<const std::uint16_t*>(weights_.data());
   args_.bias = bias_.data();
+  args_.scale = scale_.data();
 }
 
 void LinearRunner::run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const {
@@ -69,7 +75,7 @@ void LinearRunner::run(float* vectors, std::size_t pitch, std::int64_t images, c
     float* row = vectors + static_cast<std::size_t>(item % images) * pitch;
     args.base = row;
     args.dst = row + dst_;
-    kernel_->run(args, static_cast<int>(item / images));
+    run_(args, static_cast<int>(item / images));
   }
 }
 

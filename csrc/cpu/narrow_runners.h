@@ -74,11 +74,17 @@ class NarrowConvRunner {
   Blocking blocking_;
 };
 
-// A quantized convolution some of whose segments go by way of Winograd's transform; see kernels/quantized_winograd.
-class QuantizedWinogradRunner {
+// Floats in the arena that a Winograd convolution of bfloat16 works in; see workspace_floats().
+std::size_t narrow_workspace_floats(const Plan& plan, const WinogradConvPhase& phase);
+
+// A convolution of narrow maps some of whose segments go by way of Winograd's transform; see kernels/narrow_winograd.
+class NarrowWinogradRunner {
  public:
-  QuantizedWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout);
-  void run(const ImageMemory& memory, const Team& team) const;
+  NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout);
+  // Of bfloat16. `workspace`: offset of workspace_floats() in the arena.
+  NarrowWinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
+  // A group of images: where transformed maps are kept whole, a panel's weights are loaded once for all of them.
+  void run(const ImageMemory& memory, int images, const Team& team) const;
   const char* kernel() const { return winograd_->name; }
   std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + base_.packed_floats(); }
@@ -86,25 +92,39 @@ class QuantizedWinogradRunner {
  private:
   struct Source {
     std::int64_t offset, row_pitch, pixel_pitch;
-    int channels;
+    int height, width, channels;  // without the border
+  };
+  struct Point {
+    int index, filter;
   };
 
-  std::size_t transformed_values() const;
-  std::size_t product_sums() const;
-  void transform_input(const ImageMemory& memory, int row_begin, int row_end, std::int16_t* transformed) const;
-  void run_panels(const NarrowConvArgs& base, int panel, int row_begin, int row_end, const std::int16_t* transformed,
-                  std::int32_t* products, std::int32_t* direct) const;
+  NarrowWinogradRunner(NarrowConvRunner base, const NarrowWinogradTransforms& winograd,
+                       const std::vector<Segment>& segments, const std::vector<std::int16_t>& weight, int dst,
+                       const Layout& layout);
+  ImageMemory of_image(const ImageMemory& group, int image) const;
+  std::size_t product_sums(int images) const;  // in scratch, behind strip_floats()
+  std::size_t strip_floats() const;            // of transformed input
+  void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
+                       std::int16_t* transformed, std::int64_t pitch) const;
+  void run_whole_maps(const ImageMemory& memory, int images, const Team& team) const;
+  void run_strips(const ImageMemory& memory, const Team& team) const;
+  void run_panels(const ImageMemory& memory, int images, int panel_begin, int row_begin, int row_end,
+                  const std::int16_t* transformed, std::int32_t* products) const;
 
   NarrowConvRunner base_;  // the direct segments, and what becomes of sums
-  const QuantizedWinogradKernel* winograd_;
+  const NarrowWinogradTransforms* winograd_;
   AlignedBuffer weights_;
   std::vector<Source> sources_;
+  std::vector<Point> points_;  // by filter
   TensorShape shape_;
-  bool has_direct_;
-  int channels_ = 0;    // of all sources, as they are read
-  int rows_, columns_;  // of tiles
-  int panels_, group_;  // of output channels; `group_` of them are computed at a time
-  int strip_rows_;      // of tiles that are transformed at a time
+  bool has_direct_ = false;
+  bool whole_map_ = false;     // the transformed input of the whole map is kept in the arena, else strip by strip
+  std::size_t workspace_ = 0;  // where
+  std::size_t slot_;           // floats from one image's arena to the next
+  int channels_;               // of all sources, as they are read
+  int rows_, columns_;         // of tiles
+  int panels_, group_;         // of output channels; `group_` of them are computed at a time
+  int strip_rows_;             // of tiles that are transformed at a time
 };
 
 }  // namespace faceattr::cpu

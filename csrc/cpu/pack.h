@@ -12,6 +12,9 @@ namespace faceattr::cpu {
 //   packed[(o / width * k + i) * width + o % width] = weight[o * k + i]
 AlignedBuffer pack_panels(const std::vector<float>& weight, int out_channels, std::int64_t k, int width);
 
+// The same of numbers of 16 bits, two in the place of a float; `width` is even.
+AlignedBuffer pack_panels(const std::vector<std::uint16_t>& weight, int out_channels, std::int64_t k, int width);
+
 // Zero-padded to whole panels.
 AlignedBuffer pack_bias(const std::vector<float>& bias, int width);
 

@@ -124,7 +124,7 @@ class WinogradRunner {
                   const float* transformed, std::int64_t pitch, float* products) const;
 
   const SegmentedConvKernel* gemm_;
-  const WinogradKernel* winograd_;
+  const WinogradTransforms* winograd_;
   ConvRunner direct_;  // the other segments, bias and shortcut; what it writes is added
   bool has_direct_;
   AlignedBuffer weights_, bias_, no_bias_;
@@ -179,11 +179,12 @@ class LinearRunner {
   void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t scratch_floats(int) const { return 0; }
-  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+  std::size_t packed_floats() const { return weights_.size() + bias_.size() + scale_.size(); }
 
  private:
   const LinearKernel* kernel_;
-  AlignedBuffer weights_, bias_;
+  void (*run_)(const LinearArgs& args, int panel);  // the kernel's for the weights' format
+  AlignedBuffer weights_, bias_, scale_;
   std::vector<LinearPart> parts_;
   LinearArgs args_;
   std::size_t dst_;

@@ -1,29 +1,28 @@
 #include <algorithm>
 
+#include "cpu/narrow_runners.h"
 #include "cpu/pack.h"
 #include "cpu/runners.h"
 
 namespace faceattr {
 namespace {
 
-constexpr int kTile = cpu::kWinogradOutput;
-// Between the values of one point and the next, so that 36 or 65 points do not fall on the same cache sets.
+// Between the values of one point and the next, so that 16 to 65 points do not fall on the same cache sets.
 constexpr int kSkew = 16;
-// A transformed map of up to this many floats (512 KiB) is kept whole, for all threads to read: 14x14x128 takes 295
-// KiB at stride 1, 28x28x64 264 KiB at stride 2. Larger ones go strip by strip, each thread its own.
+// A transformed map of up to this many floats (512 KiB) is kept whole, for all threads to read: 14x14x128 takes 393 KiB
+// for F(2x2), 290 KiB for F(4x4), 224 KiB for F(5x5), 28x28x64 264 KiB at stride 2. Larger ones go strip by strip, each
+// thread its own.
 constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
-// Rows of tiles per strip: weights are read once per strip, 2 x 14 tiles of 64 channels take 258 KiB at stride 1, 2 x 7
-// of 128 channels 467 KiB at stride 2.
+// Rows of tiles per strip: weights are read once per strip. At 56x56, 64 channels take 225 KiB for F(2x2), 254 KiB for
+// F(4x4), 297 KiB for F(5x5); 2 x 7 tiles of 128 channels 459 KiB at stride 2.
 constexpr int kStripRows = 2;
-// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 129 KiB, 65
-// points x 14 tiles 119 KiB, the 64 channels of one AVX-512 panel twice that.
+// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 126 KiB, 49
+// points x 24 tiles 147 KiB, 65 points x 14 tiles 114 KiB, the 64 channels of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
 
-int tiles(int side) { return (side + kTile - 1) / kTile; }
+int tiles(int side, int tile) { return (side + tile - 1) / tile; }
 
-const cpu::WinogradForm& form(const WinogradConvPhase& phase) {
-  return phase.segments[0].stride == 1 ? cpu::kWinograd4x4 : cpu::kPolyphase4x4;
-}
+int form_index(const WinogradConvPhase& phase) { return cpu::winograd_form(phase.segments[0].stride, phase.tile); }
 
 int total_channels(const WinogradConvPhase& phase) {
   int channels = 0;
@@ -36,7 +35,7 @@ std::size_t transformed_floats(const cpu::WinogradForm& form, int tile_count, in
 }
 
 std::size_t whole_map_floats(const cpu::WinogradForm& form, const TensorShape& dst, int channels) {
-  return transformed_floats(form, tiles(dst.height) * tiles(dst.width), channels);
+  return transformed_floats(form, tiles(dst.height, form.output) * tiles(dst.width, form.output), channels);
 }
 
 }  // namespace
@@ -46,8 +45,9 @@ namespace cpu {
 std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
   if (winograd == nullptr) return 0;
-  const std::size_t floats =
-      whole_map_floats(form(*winograd), plan.tensors[winograd->direct.dst], total_channels(*winograd));
+  if (plan.tensors[winograd->segments[0].src].narrow()) return narrow_workspace_floats(plan, *winograd);
+  const WinogradForm& form = kWinogradForms[form_index(*winograd)];
+  const std::size_t floats = whole_map_floats(form, plan.tensors[winograd->direct.dst], total_channels(*winograd));
   return floats <= kWholeMap ? floats : 0;
 }
 
@@ -85,8 +85,7 @@ AlignedBuffer pack_filters(const std::vector<float>& weight, int filters, int ou
 
 WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace)
     : gemm_(&best(kernel_lists().SegmentedConv, layout.features)),
-      winograd_(form(phase).stride == 1 ? &best(kernel_lists().Winograd, layout.features)
-                                        : &best(kernel_lists().Polyphase, layout.features)),
+      winograd_(&best(kernel_lists().Winograd, layout.features).transforms[form_index(phase)]),
       direct_(without_relu(phase.direct), layout),
       has_direct_(!phase.direct.segments.empty()),
       shape_(layout.plan.tensors[phase.direct.dst]),
@@ -96,8 +95,8 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
       workspace_(workspace),
       slot_(layout.memory.slot_floats),
       channels_(total_channels(phase)),
-      rows_(tiles(shape_.height)),
-      columns_(tiles(shape_.width)),
+      rows_(tiles(shape_.height, phase.tile)),
+      columns_(tiles(shape_.width, phase.tile)),
       panels_(panel_count(shape_.channels, gemm_->panel)) {
   if (has_residual_) residual_ = layout.memory.maps[phase.direct.residual];
   for (const Segment& s : phase.segments) {
@@ -136,7 +135,7 @@ ImageMemory WinogradRunner::of_image(const ImageMemory& memory, int image) const
 void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
                                      float* transformed, std::int64_t pitch) const {
   for (int tile = tile_begin; tile < tile_end; ++tile) {
-    const int step = kTile * winograd_->form.stride, side = winograd_->form.side;
+    const int step = winograd_->form.output * winograd_->form.stride, side = winograd_->form.side;
     const int y = tile / columns_ * step, x = tile % columns_ * step;
     float* dst = transformed + static_cast<std::int64_t>(tile - first_tile) * channels_;
     for (const Source& source : sources_) {
@@ -161,7 +160,7 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   const int width = gemm_->panel, group_size = group_panels(width);
   const int panel_begin = group * group_size, panel_end = std::min(panel_begin + group_size, panels_);
   const int group_width = (panel_end - panel_begin) * width, first = panel_begin * width;
-  const int tile_count = (row_end - row_begin) * columns_;
+  const int tile_count = (row_end - row_begin) * columns_, side = winograd_->form.output;
   const std::int64_t image_pitch = static_cast<std::int64_t>(tile_count) * group_width;
   const std::int64_t product_pitch = images * image_pitch + kSkew;
 
@@ -205,17 +204,17 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
     if (has_direct_) {
-      direct_.run_part(own, row_begin * kTile, std::min(row_end * kTile, shape_.height), panel_begin, panel_end);
+      direct_.run_part(own, row_begin * side, std::min(row_end * side, shape_.height), panel_begin, panel_end);
     }
     for (int tile = 0; tile < tile_count; ++tile) {
-      const int y = (row_begin + tile / columns_) * kTile, x = tile % columns_ * kTile;
+      const int y = (row_begin + tile / columns_) * side, x = tile % columns_ * side;
       out.src = products + image * image_pitch + static_cast<std::int64_t>(tile) * group_width;
       out.dst = own.arena + dst_.interior() + y * dst_.row_pitch + x * dst_.pixel_pitch + first;
       if (has_direct_ || has_residual_) {
         out.residual = own.arena + added.interior() + y * added.row_pitch + x * added.pixel_pitch + first;
       }
-      out.rows = std::min(kTile, shape_.height - y);
-      out.columns = std::min(kTile, shape_.width - x);
+      out.rows = std::min(side, shape_.height - y);
+      out.columns = std::min(side, shape_.width - x);
       winograd_->output(out);
     }
   }

@@ -110,11 +110,10 @@ std::size_t weight_floats(const Plan& plan, const Phase& phase) {
     return quantized->weight.size() / kNarrowPerFloat;
   const SegmentedConvPhase* conv = convolution(phase);
   if (conv == nullptr) return 0;
-  if (const auto* winograd = std::get_if<WinogradConvPhase>(&phase)) {
-    return conv->weight.size() + winograd->weight.size();
-  }
-  const bool narrow = plan.tensors[conv->segments[0].src].narrow();
-  return narrow ? conv->weight.size() / kNarrowPerFloat : conv->weight.size();
+  const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
+  const std::size_t floats = conv->weight.size() + (winograd == nullptr ? 0 : winograd->weight.size());
+  const Segment& read = winograd == nullptr ? conv->segments[0] : winograd->segments[0];
+  return plan.tensors[read.src].narrow() ? floats / kNarrowPerFloat : floats;
 }
 
 // The first phase whose weights are worth a group of images, or the number of phases.

@@ -118,11 +118,15 @@ class Checker {
     require(c.narrow() && !dst.narrow(), "a copy is a narrow one of floats");
   }
 
-  void visit(const SegmentedConvPhase& phase, bool may_be_empty = false) {
+  void visit(const SegmentedConvPhase& phase) {
+    require(!phase.segments.empty(), "a convolution needs a segment");
+    visit(phase, shape(phase.segments[0].src).format);
+  }
+
+  // `format`: of the segments' sources.
+  void visit(const SegmentedConvPhase& phase, Format format) {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
-    require(may_be_empty || !phase.segments.empty(), "a convolution needs a segment");
-    const Format format = phase.segments.empty() ? Format::kFloat : shape(phase.segments[0].src).format;
     require(format != Format::kInteger, "integers are read by quantized convolutions");
     for (const Segment& s : phase.segments) k += visit(s, dst, format);
     check_residual(phase.residual, dst);
@@ -140,16 +144,22 @@ class Checker {
     const TensorShape& dst = shape(phase.direct.dst);
     require(!phase.segments.empty(), "a Winograd convolution needs a segment");
     const int stride = phase.segments[0].stride;
+    const Format format = shape(phase.segments[0].src).format;
     for (const Segment& s : phase.segments) {
       require(s.kernel == 3 && (s.stride == 1 || s.stride == 2), "a Winograd segment must be 3x3 at stride 1 or 2");
       require(s.stride == stride, "Winograd segments must have one stride");
-      k += visit(s, dst, Format::kFloat) / 9;
+      k += visit(s, dst, format) / 9;
     }
-    const std::size_t expected = winograd_filters(stride) * k * dst.channels;
+    const int filters = winograd_filters(stride, phase.tile);
+    if (filters == 0) {
+      fail("no Winograd form of stride " + std::to_string(stride) + " makes tiles of side " +
+           std::to_string(phase.tile));
+    }
+    const std::size_t expected = filters * k * dst.channels;
     if (phase.weight.size() != expected) {
       fail("expected " + std::to_string(expected) + " transformed weights, got " + std::to_string(phase.weight.size()));
     }
-    visit(phase.direct, true);
+    visit(phase.direct, format);
   }
 
   void visit(const QuantizedConvPhase& phase) {
@@ -206,7 +216,14 @@ class Checker {
       k += input.count;
     }
     const TensorShape& dst = write(phase.dst, TensorKind::kVector);
-    check_weights(phase.weight, phase.bias, dst.channels, k);
+    if (phase.scale.empty()) {
+      require(phase.half_weight.empty(), "weights of 16 bits need a scale");
+      check_weights(phase.weight, phase.bias, dst.channels, k);
+    } else {
+      require(phase.weight.empty(), "weights of 32 bits have no scale");
+      require(phase.scale.size() == static_cast<std::size_t>(dst.channels), "scale has the wrong size");
+      check_weights(phase.half_weight, phase.bias, dst.channels, k);
+    }
   }
 
   const Plan& plan_;

@@ -52,18 +52,24 @@ struct SegmentedConvPhase {
   int copy = -1;      // a map of bfloat16 of dst's shape, or -1; dst then holds floats, sources bfloat16
 };
 
-// The same with the 3x3 segments of one stride by tiles of 4x4 outputs: Winograd's F(4x4, 3x3) at stride 1, its
-// polyphase form at stride 2 (cpu/kernels/winograd). Their weights come transformed, [filters][oc][K] with K = the
-// segments' channels one after the other. `direct` says everything else, at stride 2 the segments' centre taps too; its
-// segments may be none.
+// The same with the 3x3 segments of one stride by tiles of `tile` x `tile` outputs: Winograd's F(2x2), F(4x4) or F(5x5)
+// of 3x3 at stride 1, its polyphase form with tiles of 4x4 at stride 2 (cpu/kernels/winograd;
+// cpu/kernels/narrow_winograd where sources are bfloat16: transformed values and weights are then rounded to it). Their
+// weights come transformed, [filters][oc][K] with K = the segments' channels one after the other. `direct` says
+// everything else, at stride 2 the segments' centre taps too; its segments may be none.
 struct WinogradConvPhase {
   SegmentedConvPhase direct;
   std::vector<Segment> segments;
   std::vector<float> weight;
+  int tile = 4;
 };
 
-// Transformed weights per channel of input and output.
-inline int winograd_filters(int stride) { return stride == 1 ? 36 : 35; }
+// Transformed weights per channel of input and output; 0 where there is no such form.
+inline int winograd_filters(int stride, int tile) {
+  if (stride == 2) return tile == 4 ? 35 : 0;
+  const bool exists = stride == 1 && (tile == 2 || tile == 4 || tile == 5);
+  return exists ? (tile + 2) * (tile + 2) : 0;
+}
 
 // The stem of integer maps. It reads the integers rint(2 * (pixel - mean)), zero outside:
 // dst = maxpool2x2(clamp(rint((weight * integers + bias) * multiplier[o]))), K = [7][7][3].
@@ -88,7 +94,7 @@ struct QuantizedConvPhase {
   int residual = -1;           // a map of floats of dst's shape, or -1
   int copy = -1;               // a map of integers of dst's shape, or -1
   std::vector<float> inverse;  // of the copy; empty without one
-  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/quantized_winograd. Their
+  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/narrow_winograd. Their
   // weights come transformed, [16 points][oc][K] with K = the segments' channels one after the other.
   std::vector<Segment> transformed = {};
   std::vector<std::int16_t> transformed_weight = {};
@@ -114,11 +120,14 @@ struct LinearInput {
   int src = 0, count = 0;
 };
 
-// dst = weight * concatenation of the inputs + bias; vectors.
+// dst = weight * concatenation of the inputs + bias; vectors. Either `weight` is given, or `half_weight`, bits of
+// float16 numbers, finite, and `scale`, powers of two: then weight = scale[o] * half_weight.
 struct LinearHeadPhase {
   int dst = 0;
   std::vector<LinearInput> inputs;
   std::vector<float> weight, bias;
+  std::vector<std::uint16_t> half_weight = {};
+  std::vector<float> scale = {};
 };
 
 using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase, QuantizedConvPhase,

@@ -1,13 +1,16 @@
 // What tests of kernels share.
 #pragma once
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
 #include "cpu/cpu_features.h"
 #include "cpu/dispatch.h"
 #include "cpu/pack.h"
+#include "plans.h"
 
 namespace faceattr::test {
 
@@ -55,6 +58,25 @@ std::vector<Value> padded(std::vector<Value> values, int panel) {
   return values;
 }
 
+// |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
+inline double bound(double n, double magnitudes) {
+  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
+}
+
 inline bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+// In -1 ... 1, or integers from -4 to 4.
+inline std::vector<float> values(std::size_t count, std::uint32_t seed, bool integers) {
+  std::vector<float> result = random_values(count, seed);
+  if (integers) {
+    for (float& v : result) v = std::round(4 * v);
+  }
+  return result;
+}
+
+// |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
+inline double bound(double n, double magnitudes) {
+  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
+}
 
 }  // namespace faceattr::test

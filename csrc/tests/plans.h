@@ -67,21 +67,20 @@ inline Plan small_plan(int width) {
   return plan;
 }
 
-// A network whose 3x3 convolutions of stride 1 and 2 run directly or by tiles; some small enough to be transformed
-// whole, some strip by strip. 1x1 convolutions read the same sources, so that every combination of direct part,
-// shortcut and bias occurs, and sizes that tiles do not divide.
-inline Plan winograd_plan(int width, bool winograd) {
-  const int mid = width / 2 + 1;
-  Plan plan;
-  plan.pixels = 4 * 30;
-  plan.scale[0] = plan.scale[1] = plan.scale[2] = 200.0f;
-  plan.tensors = {{30, 30, width}, {30, 30, mid}, {30, 30, width}, {30, 30, width}, {15, 15, width},
-                  {15, 15, width}, {8, 8, width}, {1, 1, width},   {1, 1, 5}};
+// Adds convolutions whose 3x3 segments run directly, or by tiles: of side `tile` at stride 1, of 4 at stride 2; 0:
+// directly. Weights are the same in either case.
+struct ConvBuilder {
+  Plan& plan;
+  int tile;
   std::uint32_t seed = 1;
-  const auto weights = [&](int oc, int k) {
+
+  std::vector<float> weights(int oc, int k) {
     return random_values(static_cast<std::size_t>(oc) * k, seed++, 1.5f / std::sqrt(static_cast<float>(k)));
-  };
-  const auto add = [&](SegmentedConvPhase direct, std::vector<Segment> segments) {
+  }
+
+  // `direct`: what runs directly anyway, without weights.
+  void add(SegmentedConvPhase direct, std::vector<Segment> segments) {
+    const bool winograd = tile > 0;
     const int oc = plan.tensors[direct.dst].channels, stride = segments[0].stride;
     int k = 0, direct_k = 0;
     for (const Segment& s : segments) k += s.count;
@@ -106,22 +105,78 @@ inline Plan winograd_plan(int width, bool winograd) {
       }
     }
     if (winograd) {
-      plan.phases.push_back(
-          WinogradConvPhase{std::move(direct), std::move(segments), transform_weights(taps, oc, k, stride)});
+      const int side = stride == 1 ? tile : 4;
+      std::vector<float> points = transform_weights(taps, oc, k, stride, side);
+      plan.phases.push_back(WinogradConvPhase{std::move(direct), std::move(segments), std::move(points), side});
     } else {
       plan.phases.push_back(std::move(direct));
     }
-  };
+  }
+};
+
+// A network whose 3x3 convolutions run as ConvBuilder says. Some are small enough to be transformed whole, some go
+// strip by strip. 1x1 convolutions read the same sources, so that every combination of direct part, shortcut and bias
+// occurs, and sizes that tiles do not divide.
+inline Plan winograd_plan(int width, int tile) {
+  const int mid = width / 2 + 1;
+  Plan plan;
+  plan.pixels = 4 * 30;
+  plan.scale[0] = plan.scale[1] = plan.scale[2] = 200.0f;
+  plan.tensors = {{30, 30, width}, {30, 30, mid}, {30, 30, width}, {30, 30, width}, {15, 15, width},
+                  {15, 15, width}, {8, 8, width}, {1, 1, width},   {1, 1, 5}};
+  ConvBuilder build{plan, tile};
+  const auto weights = [&](int oc, int k) { return build.weights(oc, k); };
   plan.phases.push_back(StemPhase{0, weights(width, 147), weights(width, 1)});
   plan.phases.push_back(SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, weights(mid, width), weights(mid, 1), true, -1});
-  add({2, {}, {}, {}, false, 0}, {{1, 0, mid, 3, 1}});                                          // shortcut
-  add({3, {{0, 0, width, 1, 1}}, {}, {}, true, -1}, {{1, 1, mid - 1, 3, 1}, {2, 0, 3, 3, 1}});  // slices, a 1x1, ReLU
-  add({4, {{2, 0, width, 1, 2}}, {}, {}, true, -1}, {{3, 0, width, 3, 2}, {2, 1, width - 1, 3, 2}});
-  add({5, {}, {}, {}, false, 4}, {{4, 0, width, 3, 1}});
-  add({6, {}, {}, {}, false, -1}, {{5, 0, width, 3, 2}});
+  build.add({2, {}, {}, {}, false, 0}, {{1, 0, mid, 3, 1}});  // shortcut
+  build.add({3, {{0, 0, width, 1, 1}}, {}, {}, true, -1},
+            {{1, 1, mid - 1, 3, 1}, {2, 0, 3, 3, 1}});  // slices, a 1x1, ReLU
+  build.add({4, {{2, 0, width, 1, 2}}, {}, {}, true, -1}, {{3, 0, width, 3, 2}, {2, 1, width - 1, 3, 2}});
+  build.add({5, {}, {}, {}, false, 4}, {{4, 0, width, 3, 1}});
+  build.add({6, {}, {}, {}, false, -1}, {{5, 0, width, 3, 2}});
   plan.phases.push_back(ShiftedMeansPhase{7, 6, 1, 1, 0, width});
   plan.phases.push_back(LinearHeadPhase{8, {{7, width}}, weights(5, width), weights(5, 1)});
   plan.outputs = {{8, 0, 5}, {6, 0, width}, {5, 0, width}, {3, 0, width}};
+  return plan;
+}
+
+// The same kinds of convolution of bfloat16: of maps of it alone, and of copies beside a stream of floats.
+inline Plan bfloat16_plan(int width, int tile) {
+  const int mid = width / 2 + 1;
+  Plan plan;
+  plan.pixels = 4 * 30;
+  for (int c = 0; c < 3; ++c) {
+    plan.mean[c] = 127.5f;
+    plan.scale[c] = 64.0f;
+  }
+  const auto narrow = [](int side, int channels) { return TensorShape{side, side, channels, Format::kBfloat16}; };
+  plan.tensors = {
+      narrow(30, width),  // 0: stem
+      narrow(30, mid),    // 1: block 1, middle
+      {30, 30, width},    // 2: block 1, output
+      narrow(30, width),  // 3: the same in bfloat16
+      {30, 30, width},    // 4: block 2, output in place of 2
+      narrow(30, width),  // 5: the same in bfloat16
+      narrow(30, width),  // 6
+      narrow(15, width),  // 7: strided output
+      {15, 15, width},    // 8
+      narrow(8, width),   // 9: strided output
+      {1, 1, width},      // 10: means of 9
+      {1, 1, 5},          // 11: head
+  };
+  ConvBuilder build{plan, tile};
+  plan.phases.push_back(StemPhase{0, build.weights(width, 147), build.weights(width, 1)});
+  plan.phases.push_back(
+      SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, build.weights(mid, width), build.weights(mid, 1), true, -1});
+  build.add({2, {{0, 0, width, 1, 1}}, {}, {}, false, -1, 3}, {{1, 0, mid, 3, 1}});
+  build.add({4, {}, {}, {}, false, 2, 5}, {{1, 0, mid, 3, 1}});                                       // shortcut
+  build.add({6, {{5, 0, width, 1, 1}}, {}, {}, true, -1}, {{1, 1, mid - 1, 3, 1}, {5, 0, 3, 3, 1}});  // slices, ReLU
+  build.add({7, {{5, 0, width, 1, 2}}, {}, {}, true, -1}, {{6, 0, width, 3, 2}, {5, 1, width - 1, 3, 2}});
+  build.add({8, {}, {}, {}, false, -1}, {{7, 0, width, 3, 1}});
+  build.add({9, {}, {}, {}, false, -1}, {{7, 0, width, 3, 2}});
+  plan.phases.push_back(ShiftedMeansPhase{10, 9, 1, 1, 0, width});
+  plan.phases.push_back(LinearHeadPhase{11, {{10, width}}, build.weights(5, width), build.weights(5, 1)});
+  plan.outputs = {{11, 0, 5}, {9, 0, width}, {8, 0, width}, {4, 0, width}, {6, 1, width - 1}};
   return plan;
 }
 

@@ -9,33 +9,20 @@
 
 #include "check.h"
 #include "cpu/dispatch.h"
-#include "cpu/kernels/linear/generic.h"
 #include "cpu/kernels/segmented_conv/generic.h"
 #include "cpu/pack.h"
 #include "cpu/simd/portable.h"
 #include "kernels.h"
 #include "plans.h"
-#include "winograd_reference.h"
 
 using namespace faceattr;
 using namespace faceattr::cpu;
+using faceattr::test::bound;
 using faceattr::test::kCanary;
 using faceattr::test::runnable;
+using faceattr::test::values;
 
 namespace {
-
-std::vector<float> values(std::size_t count, std::uint32_t seed, bool integers) {
-  std::vector<float> result = test::random_values(count, seed);
-  if (integers) {
-    for (float& v : result) v = std::round(4 * v);
-  }
-  return result;
-}
-
-// |computed - exact| of a chain of n multiply-adds: at most n roundings of at most the sum of magnitudes.
-double bound(double n, double magnitudes) {
-  return 1.01 * (n + 2) * std::numeric_limits<float>::epsilon() / 2 * magnitudes;
-}
 
 struct ConvCase {
   int oc, ic, height, width, kernel, stride;
@@ -230,56 +217,6 @@ FA_TEST(shifted_means) {
   }
 }
 
-FA_TEST(linear) {
-  static const LinearKernel wide = {"linear_f32_1x32_portable", Linear<PortableF32<16>>::kPanel,
-                                    Linear<PortableF32<16>>::run};
-  std::vector<const LinearKernel*> kernels = runnable(kernel_lists().Linear);
-  kernels.push_back(&wide);
-  for (const LinearKernel* kernel : kernels) {
-    for (int oc : {1, kernel->panel - 1, kernel->panel, kernel->panel + 1}) {
-      for (int k1 : {1, 3, 4, kLinearBlock - 1, kLinearBlock, kLinearBlock + 1, 1152}) {
-        for (bool integers : {true, false}) {
-          const int k2 = 6, gap = 3, k = k1 + k2;
-          const std::vector<float> src = values(k + gap, 11, integers);
-          const std::vector<float> weight = values(static_cast<std::size_t>(oc) * k, 12, integers);
-          const std::vector<float> bias = values(oc, 13, integers);
-          const AlignedBuffer packed = pack_panels(weight, oc, k, kernel->panel),
-                              packed_bias = pack_bias(bias, kernel->panel);
-          const LinearPart parts[] = {{0, k1}, {k1 + gap, k2}};
-          std::vector<float> dst(oc + 1, kCanary);
-          LinearArgs args;
-          args.base = src.data();
-          args.parts = parts;
-          args.part_count = 2;
-          args.weights = packed.data();
-          args.bias = packed_bias.data();
-          args.k = k;
-          args.out_channels = oc;
-          args.dst = dst.data();
-          for (int p = 0; p < panel_count(oc, kernel->panel); ++p) kernel->run(args, p);
-          for (int o = 0; o < oc; ++o) {
-            double sum = bias[o], magnitude = std::abs(bias[o]);
-            for (int i = 0; i < k; ++i) {
-              const double v =
-                  static_cast<double>(weight[static_cast<std::size_t>(o) * k + i]) * src[i < k1 ? i : i + gap];
-              sum += v;
-              magnitude += std::abs(v);
-            }
-            // A chain is at most a quarter of a block, then pairs, then blocks.
-            const double chain = kLinearBlock / 4 + 2 + k / kLinearBlock + 2;
-            if (integers) {
-              FA_CHECK_MESSAGE(dst[o] == sum, std::string(kernel->name) + " on integers");
-            } else {
-              FA_CHECK_MESSAGE(std::abs(dst[o] - sum) <= bound(chain, magnitude), kernel->name);
-            }
-          }
-          FA_CHECK(dst.back() == kCanary);
-        }
-      }
-    }
-  }
-}
-
 FA_TEST(stem_rows_and_pool) {
   for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
     for (int width : {4, 20, 33}) {
@@ -330,105 +267,6 @@ FA_TEST(stem_rows_and_pool) {
   }
 }
 
-FA_TEST(winograd_transforms) {  // integers: every product and sum is exact
-  std::vector<const WinogradKernel*> kernels = runnable(kernel_lists().Winograd);
-  for (const WinogradKernel* kernel : runnable(kernel_lists().Polyphase)) kernels.push_back(kernel);
-  for (const WinogradKernel* kernel : kernels) {
-    const WinogradForm& form = kernel->form;
-    const bool strided = form.stride == 2;
-    const auto visit_points = [&](const auto& visit) {  // (point, its place in the square of the matrices)
-      for (int y = 0; y < form.side; ++y) {
-        for (int x = 0; x < form.side; ++x) {
-          if (form.has_point(y, x)) visit(form.point(y, x), y * form.side + x);
-        }
-      }
-    };
-    for (int channels : {1, 7, 8, 16, 21}) {
-      const int side = form.side, square = side * side, points = form.points();
-      const int pitch = channels + 2, step = channels + 5;
-      const std::vector<float> src = values(static_cast<std::size_t>(side) * side * pitch, 31, true);
-      for (const auto& [rows, columns] : {std::pair{side, side}, {side, 3}, {4, side}, {5, 5}, {side - 1, side - 1}}) {
-        std::vector<float> dst(static_cast<std::size_t>(points) * step, kCanary);
-        WinogradInputArgs args;
-        args.src = src.data();
-        args.pixel_pitch = pitch;
-        args.row_pitch = static_cast<std::int64_t>(side) * pitch;
-        args.rows = rows;
-        args.columns = columns;
-        args.channels = channels;
-        args.dst = dst.data();
-        args.point_pitch = step;
-        kernel->input(args);
-        for (int c = 0; c < channels; ++c) {
-          std::vector<double> tile(square, 0.0);
-          for (int y = 0; y < rows; ++y) {
-            for (int x = 0; x < columns; ++x) tile[y * side + x] = src[(y * side + x) * pitch + c];
-          }
-          const std::vector<double> expected =
-              strided ? test::sandwich(test::kPolyphaseBt, tile) : test::sandwich(test::kBt, tile);
-          visit_points([&](int p, int at) { FA_CHECK_MESSAGE(dst[p * step + c] == expected[at], kernel->name); });
-        }
-        FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == points * (step - channels));
-      }
-      const std::vector<float> products = values(static_cast<std::size_t>(points) * step, 32, true);
-      const std::vector<float> bias = values(channels, 33, true), added = values(16 * channels, 34, true);
-      for (const auto& [rows, columns] : {std::pair{4, 4}, {4, 2}, {1, 4}, {3, 3}}) {
-        for (int mode = 0; mode < 4; ++mode) {
-          std::vector<float> dst(static_cast<std::size_t>(16) * pitch, kCanary);
-          WinogradOutputArgs args;
-          args.src = products.data();
-          args.point_pitch = step;
-          args.channels = channels;
-          args.bias = bias.data();
-          args.residual = mode & 1 ? added.data() : nullptr;
-          args.residual_pixel_pitch = channels;
-          args.residual_row_pitch = 4 * channels;
-          args.relu = (mode & 2) != 0;
-          args.dst = dst.data();
-          args.dst_pixel_pitch = pitch;
-          args.dst_row_pitch = 4 * pitch;
-          args.rows = rows;
-          args.columns = columns;
-          kernel->output(args);
-          for (int c = 0; c < channels; ++c) {
-            std::vector<double> tile(square, 0.0);
-            visit_points([&](int p, int at) { tile[at] = products[p * step + c]; });
-            const std::vector<double> expected =
-                strided ? test::sandwich(test::kPolyphaseAt, tile) : test::sandwich(test::kAt, tile);
-            for (int y = 0; y < rows; ++y) {
-              for (int x = 0; x < columns; ++x) {
-                double value = expected[y * 4 + x] + bias[c] + (mode & 1 ? added[(y * 4 + x) * channels + c] : 0.0f);
-                if (mode & 2) value = std::max(value, 0.0);
-                FA_CHECK_MESSAGE(dst[(y * 4 + x) * pitch + c] == value, kernel->name);
-              }
-            }
-          }
-          FA_CHECK(std::count(dst.begin(), dst.end(), kCanary) == 16 * pitch - rows * columns * channels);
-        }
-      }
-    }
-  }
-}
-
-FA_TEST(points_of_a_form_share_filters_along_untransformed_axes) {
-  for (const WinogradForm& form : {kWinograd4x4, kPolyphase4x4}) {
-    std::vector<int> points, uses(form.filters(), 0);
-    for (int y = 0; y < form.side; ++y) {
-      for (int x = 0; x < form.side; ++x) {
-        if (!form.has_point(y, x)) continue;
-        points.push_back(form.point(y, x));
-        ++uses[form.filter(y, x)];
-      }
-    }
-    for (int p = 0; p < form.points(); ++p) FA_CHECK(points[p] == p);  // row-major, without gaps
-    FA_CHECK(static_cast<int>(points.size()) == form.points());
-    for (int f = 0; f < form.filters(); ++f) {  // 5x5 filters are used once, 5 per axis for the four inputs as they are
-      const bool untransformed = form.stride == 2 && (f % 6 == 5 || f >= 30);
-      FA_CHECK(uses[f] == (untransformed ? 4 : 1));
-    }
-  }
-}
-
 FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().SegmentedConv.back().features == 0);
   FA_CHECK(kernel_lists().QuantizedConv.back().features == 0);
@@ -436,6 +274,6 @@ FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().Linear.back().features == 0);
   FA_CHECK(kernel_lists().Stem.back().features == 0);
   FA_CHECK(kernel_lists().Winograd.back().features == 0);
-  FA_CHECK(kernel_lists().Polyphase.back().features == 0);
+  FA_CHECK(kernel_lists().Bfloat16Winograd.back().features == 0);
   FA_CHECK(&best(kernel_lists().Linear, 0) == kernel_lists().Linear.back().kernel);
 }

@@ -17,11 +17,22 @@ std::size_t end_of(const Plan& plan, const MemoryPlan& memory, int t) {
   return map.offset + (shape.narrow() ? values / kNarrowPerFloat : values);
 }
 
+// The same head with weights of 16 bits.
+LinearHeadPhase& halve(LinearHeadPhase& phase) {
+  phase.half_weight.assign(phase.weight.size(), 0x3c00);
+  phase.scale.assign(phase.bias.size(), 0.5f);
+  phase.weight.clear();
+  return phase;
+}
+
 }  // namespace
 
 FA_TEST(a_good_plan_passes) {
   const auto kinds = check(test::small_plan(6));
   FA_CHECK(kinds[0] == TensorKind::kMap && kinds[5] == TensorKind::kVector);
+  Plan halved = test::small_plan(6);
+  halve(std::get<LinearHeadPhase>(halved.phases[7]));
+  check(halved);
 }
 
 namespace {
@@ -72,6 +83,11 @@ FA_TEST(every_flaw_is_found) {
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].src = 4; },
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs[0].count = 1000; },
                   [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).inputs.clear(); },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).half_weight.resize(1); },
+                  [](Plan& p) { std::get<LinearHeadPhase>(p.phases[7]).scale.assign(10, 1.0f); },  // of 32-bit weights
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).scale.pop_back(); },
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).half_weight.pop_back(); },
+                  [](Plan& p) { halve(std::get<LinearHeadPhase>(p.phases[7])).bias.pop_back(); },
                   [](Plan& p) { p.outputs[0].count = 11; },
                   [](Plan& p) { p.outputs[0].tensor = 9; },
                   [](Plan& p) { std::swap(p.phases[0], p.phases[1]); },
@@ -208,7 +224,7 @@ FA_TEST(maps_of_integers_never_share_memory) {
 }
 
 FA_TEST(grouped_phases_stay_in_their_slot) {
-  const Plan light = test::small_plan(8), plan = test::winograd_plan(72, true);
+  const Plan light = test::small_plan(8), plan = test::winograd_plan(72, 4);
   FA_CHECK(plan_memory(light, check(light)).first_grouped == static_cast<int>(light.phases.size()));
   std::vector<std::size_t> workspaces(plan.phases.size(), 1000);
   const MemoryPlan memory = plan_memory(plan, check(plan), workspaces);
@@ -240,16 +256,46 @@ FA_TEST(weights_of_narrow_maps_weigh_half) {
   FA_CHECK(plan_memory(plan, check(plan)).first_grouped == 1);
 }
 
+FA_TEST(formats_of_a_winograd_convolution_are_checked) {
+  const auto phase = [](Plan& plan, int index) -> WinogradConvPhase& {
+    return std::get<WinogradConvPhase>(plan.phases[index]);
+  };
+  const Plan plan = test::bfloat16_plan(6, 4);
+  FA_CHECK(check(plan).size() == 12);
+  Plan flaw = plan;
+  flaw.tensors[1].format = Format::kFloat;  // read beside bfloat16
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  phase(flaw, 4).segments[1].src = 4;  // floats beside bfloat16
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  flaw.tensors[3].format = Format::kFloat;  // a copy of floats
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = plan;
+  flaw.tensors[7].format = Format::kInteger;
+  flaw.tensors[7].scale.assign(6, 1.0f);
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  flaw = test::winograd_plan(6, 4);
+  flaw.tensors[6].format = Format::kBfloat16;  // written from floats
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+}
+
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
-      [](WinogradConvPhase& p) { p.weight.pop_back(); },      [](WinogradConvPhase& p) { p.segments.clear(); },
-      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; }, [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
-      [](WinogradConvPhase& p) { p.segments[0].stride = 3; }, [](WinogradConvPhase& p) { p.segments[0].count += 99; },
-      [](WinogradConvPhase& p) { p.direct.bias.clear(); },    [](WinogradConvPhase& p) { p.direct.residual = 1; },
+      [](WinogradConvPhase& p) { p.weight.pop_back(); },
+      [](WinogradConvPhase& p) { p.segments.clear(); },
+      [](WinogradConvPhase& p) { p.segments[0].kernel = 1; },
+      [](WinogradConvPhase& p) { p.segments[0].stride = 2; },
+      [](WinogradConvPhase& p) { p.segments[0].stride = 3; },
+      [](WinogradConvPhase& p) { p.segments[0].count += 99; },
+      [](WinogradConvPhase& p) { p.direct.bias.clear(); },
+      [](WinogradConvPhase& p) { p.direct.residual = 1; },
+      [](WinogradConvPhase& p) { p.tile = 5; },
+      [](WinogradConvPhase& p) { p.tile = 3; },
   };
-  FA_CHECK(check(test::winograd_plan(6, true)).size() == 9);
+  FA_CHECK(check(test::winograd_plan(6, 4)).size() == 9);
   for (std::size_t i = 0; i < flaws.size(); ++i) {
-    Plan plan = test::winograd_plan(6, true);
+    Plan plan = test::winograd_plan(6, 4);
     flaws[i](std::get<WinogradConvPhase>(plan.phases[2]));
     FA_CHECK_THROWS(std::invalid_argument, check(plan));
   }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _Floats = NDArray[np.float32]
 _Int8s = NDArray[np.int8]
 _Int16s = NDArray[np.int16]
+_UInt16s = NDArray[np.uint16]
 _Int32s = NDArray[np.int32]
 
 def detected_isa() -> str:
@@ -16,6 +17,9 @@ def detected_isa() -> str:
 
 def isa_levels() -> list[str]:
     """Names that FACEATTR_ISA may have, lowest first."""
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
 
 class Plan:
     """A list of phases; each call appends one."""
@@ -48,14 +52,17 @@ class Plan:
         dst: int,
         segments: Sequence[tuple[int, int, int]],
         stride: int,
+        tile: int,
         weight: _Floats,
         direct_segments: Sequence[tuple[int, int, int, int, int]],
         direct_weight: _Floats,
         bias: _Floats,
         relu: bool,
         residual: int,
+        copy: int = ...,
     ) -> None:
-        """3x3 segments (src, start, count) by Winograd F(4x4) at stride 1, polyphase at 2; weight: [filters, oc, K]."""
+        """3x3 segments (src, start, count) by Winograd F(tile x tile) at stride 1, polyphase at 2; weight: [filters,
+        oc, K]; copy as in segmented_conv."""
 
     def quantized_stem(self, dst: int, weight: _Int8s, bias: _Int32s, multiplier: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""
@@ -84,15 +91,23 @@ class Plan:
     def linear_head(self, dst: int, inputs: Sequence[tuple[int, int]], weight: _Floats, bias: _Floats) -> None:
         """inputs: (vector, first channels of it that are read)."""
 
+    def half_linear_head(
+        self, dst: int, inputs: Sequence[tuple[int, int]], weight: _UInt16s, scale: _Floats, bias: _Floats
+    ) -> None:
+        """As linear_head; weight: bits of float16 numbers, finite, in units of scale, a power of two per output."""
+
     def output(self, tensor: int, start: int, count: int) -> None: ...
 
 class Engine:
     """A plan with packed weights, threads and memory; callable from any thread."""
 
-    def __init__(self, plan: Plan, isa: str, threads: int) -> None: ...
+    def __init__(self, plan: Plan, isa: str, threads: int) -> None:
+        """Takes the phases out of the plan, which is of no use afterwards."""
+
     def run(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> None: ...
-    def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> list[float]:
-        """Seconds of each phase, summed over the images."""
+    def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats], batched: bool = False) -> list[float]:
+        """Seconds of each phase, summed over the images, all threads on one at a time; batched: over the calling
+        thread's share, images dealt as run does."""
 
     @property
     def kernels(self) -> list[str]: ...

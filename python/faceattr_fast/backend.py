@@ -8,7 +8,7 @@ from . import _core
 from .algorithms import transform_integers, transform_weight
 from .errors import WeightsError
 from .plan import (
-    INTEGER_POINTS,
+    TILES,
     LinearHead,
     Plan,
     Quantize,
@@ -45,13 +45,16 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 bias = _f32(np.zeros(channels) if phase.bias is None else phase.bias)
                 residual = -1 if phase.residual is None else index[phase.residual]
+                copy = -1 if phase.copy is None else index[phase.copy]
                 if transformed:
                     filters = [transform_weight(s.weight, phase.algorithm) for s in transformed]
-                    points, stride = _f32(np.concatenate(filters, axis=2)), transformed[0].stride
+                    points, tiles = _f32(np.concatenate(filters, axis=2)), TILES[phase.algorithm]
                     sources = [(index[s.src], s.start, s.count) for s in transformed]
-                    core.winograd_conv(dst, sources, stride, points, segments, weight, bias, phase.relu, residual)
+                    core.winograd_conv(
+                        dst, sources, tiles.stride, tiles.side, points, segments, weight, bias, phase.relu, residual,
+                        copy,
+                    )  # fmt: skip
                 else:
-                    copy = -1 if phase.copy is None else index[phase.copy]
                     core.segmented_conv(dst, segments, weight, bias, phase.relu, residual, copy)
             case QuantizedStem():
                 weight = np.ascontiguousarray(phase.weight.transpose(0, 2, 3, 1))
@@ -62,7 +65,7 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 weight = np.concatenate([np.empty((channels, 0), np.int8), *map(_rows, direct)], axis=1)
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 sources = [(index[s.src], s.start, s.count) for s in transformed]
-                parts = [np.empty((INTEGER_POINTS, channels, 0), np.int16)]
+                parts = [np.empty((TILES["winograd2x2"].points, channels, 0), np.int16)]
                 points = np.concatenate([*parts, *(transform_integers(s.weight) for s in transformed)], axis=2)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 copy = -1 if phase.copy is None else index[phase.copy]
@@ -77,9 +80,12 @@ def compile_plan(plan: Plan, threads: int, isa: str) -> _core.Engine:
                 core.shifted_means(dst, index[phase.src], phase.kernel, phase.stride, phase.start, phase.count)
             case LinearHead():
                 weight = np.concatenate([weight for _, weight in phase.inputs], axis=1)
-                core.linear_head(
-                    dst, [(index[src], w.shape[1]) for src, w in phase.inputs], _f32(weight), _f32(phase.bias)
-                )
+                inputs = [(index[src], w.shape[1]) for src, w in phase.inputs]
+                if phase.scale is None:
+                    core.linear_head(dst, inputs, _f32(weight), _f32(phase.bias))
+                else:
+                    half = (weight / phase.scale[:, None]).astype(np.float16).view(np.uint16)
+                    core.half_linear_head(dst, inputs, half, _f32(phase.scale), _f32(phase.bias))
     for output in plan.outputs.values():
         core.output(index[output.tensor], output.start, output.count)
     return _core.Engine(core, isa, threads)

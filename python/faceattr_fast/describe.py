@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .algorithms import Chooser, choose_algorithm
 from .plan import LinearHead, Phase, Plan, Quantize, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem
+from .tune_file import Overrides
 
 __all__ = ["Description", "PhaseDescription"]
 
@@ -13,7 +15,8 @@ __all__ = ["Description", "PhaseDescription"]
 @dataclass(frozen=True)
 class PhaseDescription:
     """One phase: what it reads and writes, its kernel and number format (float32, bfloat16, int8); multiply-adds,
-    products left of them and seconds, per image.
+    products left of them and seconds, per image. ``chosen_by`` says what chose a convolution's algorithm: ``rule``,
+    ``tuned`` (by ``faceattr tune``) or ``forced`` (by FACEATTR_ALGORITHM).
     """
 
     name: str
@@ -24,6 +27,7 @@ class PhaseDescription:
     dtype: str
     multiply_adds: int
     products: int
+    chosen_by: Chooser | None = None
     seconds: float | None = None
 
 
@@ -76,13 +80,15 @@ class Description:
         if self.first_grouped is not None:
             groups = f"groups of up to {self.group_images} images"
             lines.append(f"batches: from {self.first_grouped} on layer by layer over {groups}")
+        if any(phase.chosen_by == "tuned" for phase in self.phases):
+            lines.append("*: algorithm chosen by measurement (faceattr tune)")
         lines.append("")
         header = f"{'phase':24} {'output':>10} {'MMAC':>7} {'products':>8}  {'kernel':29}  {'format':8}"
         lines.append(header + (f" {'us':>7} {'G/s':>5}" if timed else "") + "  reads")
         for phase in self.phases:
             shape = "x".join(map(str, phase.shape))
             row = f"{phase.name:24} {shape:>10} {phase.multiply_adds / 1e6:7.2f} {phase.products / 1e6:8.2f}"
-            row += f"  {phase.kernel:29}  {phase.dtype:8}"
+            row += f"  {phase.kernel + '*' * (phase.chosen_by == 'tuned'):29}  {phase.dtype:8}"
             if timed:
                 seconds = phase.seconds or 0.0
                 rate = phase.products / seconds / 1e9 if seconds > 0 else 0.0
@@ -94,11 +100,13 @@ class Description:
         return "\n".join(lines)
 
 
-def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None = None) -> tuple[PhaseDescription, ...]:
-    """Pair the plan's phases with the engine's kernel names and, per image, seconds."""
+def describe_phases(
+    plan: Plan, kernels: list[str], overrides: Overrides, seconds: list[float] | None = None
+) -> tuple[PhaseDescription, ...]:
+    """Pair the plan's phases with the engine's kernel names, what chose their algorithms and, per image, seconds."""
     rows = []
     for i, (phase, kernel) in enumerate(zip(plan.phases, kernels, strict=True)):
-        shape = plan.tensors[phase.dst]
+        shape, choice = plan.tensors[phase.dst], choose_algorithm(plan, phase, *overrides)
         rows.append(
             PhaseDescription(
                 name=phase.dst,
@@ -109,6 +117,7 @@ def describe_phases(plan: Plan, kernels: list[str], seconds: list[float] | None 
                 dtype=plan.phase_format(phase),
                 multiply_adds=plan.phase_multiply_adds(phase),
                 products=plan.phase_products(phase),
+                chosen_by=choice.by if choice else None,
                 seconds=None if seconds is None else seconds[i],
             )
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,27 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .algorithms import choose_algorithms, forced_algorithm
+from .algorithms import choose_algorithms
 from .arrays import as_outputs, as_pixels
 from .backend import compile_plan
 from .describe import Description, describe_phases
 from .errors import DeviceError, WeightsError
-from .mixed import choose_formats, measure_errors, recorded_errors
+from .formats import DTYPES, format_plan, with_int8_ranges
 from .plan import LinearHead, Plan, ShiftedMeans
-from .quantize import calibrate, quantize_plan
 from .rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
-from .storage import store_bfloat16
 from .threads import thread_count
+from .tune_file import Overrides, current_overrides
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
 if TYPE_CHECKING:
     from .reference import FaceAttrNet
 
-__all__ = ["DTYPES", "FastForward", "Outputs", "with_int8_ranges"]
-
-#: Number formats of the CPU.
-DTYPES = ("float32", "bfloat16", "int8", "mixed")
+__all__ = ["DTYPES", "FastForward", "Outputs", "check_heads"]
 
 
 class Outputs(dict[str, np.ndarray]):
@@ -47,7 +42,7 @@ class FastForward:
     """One network, compiled for this machine. Immutable; call it from any number of threads.
 
     Built by :meth:`load` or :meth:`from_module`. Survives fork and pickles. On the CPU the bits of a result depend on
-    the network, heads, ``rewrite`` and instruction set only: not on batch size, threads or callers.
+    the network, heads, ``rewrite``, instruction set and tuned algorithms only: not on batch size, threads or callers.
 
     Attributes:
         spec: the network.
@@ -67,6 +62,7 @@ class FastForward:
         rewrite: bool = True,
         calibration: Any = None,
         _source: tuple[str, str] | None = None,
+        _overrides: Overrides | None = None,
     ) -> None:
         self._source = _source  # (path, SHA-256) of the file, for pickling
         self.spec: NetworkSpec = weights.spec
@@ -80,14 +76,15 @@ class FastForward:
             "device": device, "dtype": dtype, "heads": self.heads, "threads": threads, "rewrite": rewrite,
         }  # fmt: skip
         self._forced_isa = os.environ.get("FACEATTR_ISA", "")
-        self._forced_algorithm = forced_algorithm()
+        # A pickle brings its own, so that it computes the same bits wherever it is loaded.
+        self._overrides = _overrides or current_overrides(self._forced_isa or _core.detected_isa(), self.dtype)
         if calibration is not None:
             pixels = as_pixels(calibration, self.spec.pixels.size, "calibration")
             weights = with_int8_ranges(weights, pixels, self.threads, self._forced_isa)
         self._weights = weights
         self.metadata: Mapping[str, Any] = weights.metadata
-        plan = build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite)
-        self._plan, self._engine = self._compile(plan)
+        self._plan, self._engine = self._compile(build_plan(self.spec, weights.tensors, self.heads, rewrite=rewrite))
+        _core.trim_memory()  # composing weights in float64 took several times what the engine keeps
         self.isa: str = self._engine.isa
         self._features: dict[str, tuple[Plan, _core.Engine]] = {}
 
@@ -122,11 +119,11 @@ class FastForward:
         """
         if not isinstance(path, (str, PathLike)):
             raise TypeError(f"path: expected a string or path, got {type(path).__name__}")
-        data = Path(path).read_bytes()
-        source = (os.path.abspath(path), hashlib.sha256(data).hexdigest())
+        weights, sha256 = _read(path)
         return cls(
-            parse_weights(data, str(path)),
-            device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite, _source=source,
+            weights,
+            device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite,
+            _source=(os.path.abspath(path), sha256),
         )  # fmt: skip
 
     @classmethod
@@ -216,22 +213,15 @@ class FastForward:
         cached = self._features.get(branch)
         if cached is None:
             rewrite = self._options["rewrite"]
-            plan = build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite)
-            cached = self._features.setdefault(branch, self._compile(plan))
+            compiled = self._compile(build_features_plan(self.spec, self._weights.tensors, branch, rewrite=rewrite))
+            cached = self._features.setdefault(branch, compiled)
+            _core.trim_memory()
         return cached
 
     def _compile(self, plan: Plan) -> tuple[Plan, _core.Engine]:
-        match self.dtype:
-            case "int8":
-                plan = quantize_plan(plan, int8_ranges(self._weights))
-            case "mixed":
-                ranges, errors = int8_ranges(self._weights), recorded_errors(self.metadata[INT8_KEY], plan)
-                isa = self._forced_isa or _core.detected_isa()
-                plan = choose_formats(plan, ranges, errors, isa, self._forced_algorithm)
-            case "bfloat16":
-                plan = store_bfloat16(plan)
-        if self.dtype != "bfloat16":
-            plan = choose_algorithms(plan, self._forced_algorithm)
+        isa, forced = self._forced_isa or _core.detected_isa(), self._overrides.forced
+        plan = format_plan(plan, self._weights, self.dtype, isa, forced)
+        plan = choose_algorithms(plan, forced, self._overrides.tuned)
         engine = compile_plan(plan, self.threads, self._forced_isa)
         return plan.without_weights(), engine  # which the engine has packed
 
@@ -263,16 +253,23 @@ class FastForward:
             arena_bytes=self._engine.arena_bytes,
             first_grouped=next((p.dst for p in self._plan.phases[self._engine.first_grouped :]), None),
             group_images=self._engine.group_images,
-            phases=describe_phases(self._plan, self._engine.kernels, seconds),
+            phases=describe_phases(self._plan, self._engine.kernels, self._overrides, seconds),
         )
 
     def __repr__(self) -> str:
         return f"FastForward({', '.join(self.heads)}; {self.device} {self.dtype}, {self.isa}, {self.threads} threads)"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        options = {**self._options, "_overrides": self._overrides}
         if self._source is None:
-            return _from_weights, (self._weights, self._options)
-        return _from_file, (*self._source, self._options)
+            return _from_weights, (self._weights, options)
+        return _from_file, (*self._source, options)
+
+
+def _read(path: str | PathLike[str]) -> tuple[Weights, str]:
+    """A weights file and its SHA-256."""
+    data = Path(path).read_bytes()
+    return parse_weights(data, str(path)), hashlib.sha256(data).hexdigest()
 
 
 def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
@@ -280,41 +277,10 @@ def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
 
 
 def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
-    data = Path(path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    weights, found = _read(path)
+    if found != sha256:
         raise WeightsError(f"{path}: the file has changed since this object was pickled")
-    return FastForward(parse_weights(data, path), **options, _source=(path, sha256))
-
-
-def with_int8_ranges(
-    weights: Weights, pixels: np.ndarray, threads: int, isa: str = "", progress: Callable[[int], None] | None = None
-) -> Weights:
-    """The weights with what int8 and mixed need in their metadata; ``pixels`` as :meth:`FastForward.__call__` takes."""
-    ranges = calibrate(weights.spec, weights.tensors, pixels, threads, isa, progress or (lambda done: None))
-    errors = measure_errors(weights.spec, weights.tensors, ranges, pixels, threads, isa)
-    entry = {"ranges": ranges, "images": len(pixels), "errors": errors}
-    return replace(weights, metadata={**weights.metadata, INT8_KEY: entry})
-
-
-def int8_ranges(weights: Weights) -> Mapping[str, float]:
-    """The range of each value from the metadata of a weights file.
-
-    Raises:
-        WeightsError: there are none, or they are no positive numbers of a usable size.
-    """
-    entry = weights.metadata.get(INT8_KEY)
-    ranges = entry.get("ranges") if isinstance(entry, dict) else None
-    if not isinstance(ranges, dict):
-        raise WeightsError("int8: these weights have no scales; make them from sample pictures with faceattr quantize")
-    for name, limit in ranges.items():
-        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if not number or not _LEAST_RANGE <= limit <= 1 / _LEAST_RANGE:
-            raise WeightsError(f"int8: the range of {name!r} must be a positive number, got {limit!r}")
-    return ranges
-
-
-INT8_KEY = "int8"  # of the metadata
-_LEAST_RANGE = 1e-30  # beyond it, or its inverse, steps and their products leave the range of float32
+    return FastForward(weights, **options, _source=(path, sha256))
 
 
 def _check_device(device: str) -> str:

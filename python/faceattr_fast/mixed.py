@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .algorithms import AnyAlgorithm, choose_algorithms, plan_cost
+from .algorithms import choose_algorithms, plan_cost
 from .backend import compile_plan
 from .errors import WeightsError
-from .plan import Plan, SegmentedConv
+from .plan import Algorithm, Plan, SegmentedConv
 from .quantize import quantize_plan
 from .rewrite import build_plan
 from .spec import NetworkSpec
@@ -123,7 +123,7 @@ class _Candidate(NamedTuple):
 
 
 def choose_formats(
-    plan: Plan, ranges: Mapping[str, float], errors: Mapping[str, float], isa: str, forced: AnyAlgorithm | None = None
+    plan: Plan, ranges: Mapping[str, float], errors: Mapping[str, float], isa: str, forced: Algorithm | None = None
 ) -> Plan:
     """The plan with the chosen classes in integers.
 

@@ -32,26 +32,31 @@ __all__ = [
 ]
 
 Array = np.ndarray
-Algorithm = Literal["direct", "winograd4x4", "polyphase4x4"]
+Algorithm = Literal["direct", "winograd2x2", "winograd4x4", "winograd5x5", "polyphase4x4"]
 IntegerAlgorithm = Literal["direct", "winograd2x2"]
 
-# Of the 3x3 convolutions that an algorithm transforms: their stride, and what is left of their products per 4x4 tile of
-# outputs and channel (polyphase4x4 computes the centre tap directly, 16 more).
-TRANSFORMED_STRIDE: dict[Algorithm, int] = {"winograd4x4": 1, "polyphase4x4": 2}
-TRANSFORMED_POINTS: dict[Algorithm, int] = {"winograd4x4": 36, "polyphase4x4": 65}
+
+@dataclass(frozen=True)
+class Tiles:
+    """How an algorithm transforms the 3x3 convolutions of its ``stride``: tiles of ``side`` x ``side`` outputs,
+    ``points`` products for each tile and channel (polyphase4x4 computes the centre tap directly, 16 more).
+    """
+
+    side: int
+    stride: int
+    points: int
+
+    def count(self, shape: TensorShape) -> int:
+        """Tiles that cover a tensor."""
+        return -(-shape.height // self.side) * -(-shape.width // self.side)
 
 
-INTEGER_POINTS = 16  # products of winograd2x2 per 2x2 tile of outputs and channel
-
-
-def integer_tile_count(shape: TensorShape) -> int:
-    """Tiles of 2x2 outputs that cover a tensor."""
-    return -(-shape.height // 2) * -(-shape.width // 2)
-
-
-def tile_count(shape: TensorShape) -> int:
-    """Tiles of 4x4 outputs that cover a tensor."""
-    return -(-shape.height // 4) * -(-shape.width // 4)
+TILES: dict[Algorithm, Tiles] = {
+    "winograd2x2": Tiles(2, 1, 16),
+    "winograd4x4": Tiles(4, 1, 36),
+    "winograd5x5": Tiles(5, 1, 49),
+    "polyphase4x4": Tiles(4, 2, 65),
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,13 @@ class Segment:
         return int(self.weight.shape[2])
 
 
+def _split(segments: tuple[Segment, ...], algorithm: Algorithm) -> tuple[list[Segment], list[Segment]]:
+    """The segments that ``algorithm`` transforms, and the others."""
+    stride = TILES[algorithm].stride if algorithm in TILES else None
+    transformed = [segment for segment in segments if segment.kernel == 3 and segment.stride == stride]
+    return transformed, [segment for segment in segments if segment.kernel != 3 or segment.stride != stride]
+
+
 @dataclass(frozen=True)
 class SegmentedConv:
     """``dst = act(Σ_s weight_s ∗ src_s + bias + residual)``; act is ReLU or the identity.
@@ -123,9 +135,7 @@ class SegmentedConv:
         """The segments that ``algorithm`` transforms, and what is computed directly: the others, and with
         ``polyphase4x4`` the centre taps of the former.
         """
-        stride = TRANSFORMED_STRIDE.get(self.algorithm)
-        transformed = [segment for segment in self.segments if segment.kernel == 3 and segment.stride == stride]
-        direct = [segment for segment in self.segments if segment.kernel != 3 or segment.stride != stride]
+        transformed, direct = _split(self.segments, self.algorithm)
         if self.algorithm == "polyphase4x4":
             direct += [replace(segment, weight=segment.weight[:, :, 1:2, 1:2]) for segment in transformed]
         return transformed, direct
@@ -166,9 +176,7 @@ class QuantizedConv:
 
     def split(self) -> tuple[list[Segment], list[Segment]]:
         """The segments that ``algorithm`` transforms, and those that are computed directly."""
-        fits = [self.algorithm == "winograd2x2" and s.kernel == 3 and s.stride == 1 for s in self.segments]
-        pairs = list(zip(self.segments, fits, strict=True))
-        return [segment for segment, fit in pairs if fit], [segment for segment, fit in pairs if not fit]
+        return _split(self.segments, self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -202,11 +210,13 @@ class LinearHead:
     """``dst = Σ_i weight_i · src_i[:count_i] + bias`` of vectors: pooled features or an earlier LinearHead.
 
     ``count_i``, the columns of ``weight_i``, is less than the vector's channels where that is a fused LinearHead.
+    With a ``scale``, weights are float16 numbers times it, and are stored so; sums are float32 either way.
     """
 
     dst: str
     inputs: tuple[tuple[str, Array], ...]  # (vector, [oc, count] float64)
     bias: Array  # [oc]
+    scale: Array | None = None  # [oc] powers of two
 
 
 Phase = Stem | SegmentedConv | QuantizedStem | QuantizedConv | Quantize | ShiftedMeans | LinearHead
@@ -270,10 +280,8 @@ class Plan:
             return self.phase_multiply_adds(phase)
         shape = self.tensors[phase.dst]
         transformed, direct = phase.split()
-        if isinstance(phase, QuantizedConv):
-            points = INTEGER_POINTS * integer_tile_count(shape)
-        else:
-            points = TRANSFORMED_POINTS.get(phase.algorithm, 0) * tile_count(shape)
+        tiles = TILES.get(phase.algorithm)
+        points = tiles.points * tiles.count(shape) if tiles else 0
         return sum(int(s.weight.size) for s in direct) * shape.height * shape.width + sum(
             len(s.weight) * s.count * points for s in transformed
         )

@@ -6,8 +6,8 @@
   the weights first, so that segments with different sources share one sum.
 - A sum becomes the next integer by one float32 multiplier per channel, rounded to nearest even. Biases are integers in
   units of the sum. No step depends on the order of a sum: every backend gives the same integers.
-- The stem reads ``rint(2 · (pixel - mean))``, which is exact for pixels of 8 bits and zero in the padding. Heads run in
-  float32, on means that are summed as integers.
+- The stem reads ``rint(2 · (pixel - mean))``, which is exact for pixels of 8 bits and zero in the padding. Heads are
+  summed in float32, on means that are summed as integers.
 
 Scales come from sample pixels (:func:`calibrate`): one range per value of the network, by the value's name. The
 rewrite changes which values are formed, not what they are, so one set serves a network as given and rewritten, and any

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from os import PathLike
@@ -39,11 +39,40 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of one network, widened to float32; ``metadata`` is what the file says besides its spec."""
+    """Tensors of one network, float32; ``metadata`` is what the file says besides its spec."""
 
     spec: NetworkSpec
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class _StoredTensors(Mapping[str, np.ndarray]):
+    """Tensors as a file stores them: each is widened to float32 when it is asked for, and not kept in that form."""
+
+    def __init__(self, entries: dict[str, dict[str, Any]], origin: str) -> None:
+        for name, entry in entries.items():
+            if entry["dtype"] not in _WIDEN:
+                raise WeightsError(f"{origin}: tensor {name!r} has type {entry['dtype']}; expected F32, F16 or BF16")
+        self._entries = entries
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self._entries[name]
+        values: np.ndarray = _WIDEN[entry["dtype"]](entry["data"]).reshape(entry["shape"])
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+# Exact: every F16 and BF16 value is a float32 value.
+_WIDEN: dict[str, Callable[[bytes], np.ndarray]] = {
+    "F32": lambda data: np.frombuffer(data, "<f4"),
+    "F16": lambda data: np.frombuffer(data, "<f2").astype(np.float32),
+    "BF16": lambda data: (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32),
+}
 
 
 def shipped_weights() -> Path:
@@ -68,7 +97,7 @@ def parse_weights(data: bytes, origin: str) -> Weights:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except Exception as error:  # safetensors has one exception type for every kind of damage
         raise WeightsError(f"{origin}: damaged safetensors file: {error}") from error
-    tensors = {name: _widen(name, entry, origin) for name, entry in entries}
+    tensors = _StoredTensors(dict(entries), origin)
     check_tensors(spec, tensors, origin)
     return Weights(spec, tensors, metadata)
 
@@ -110,21 +139,7 @@ def _metadata(data: bytes, origin: str) -> dict[str, Any]:
     return metadata
 
 
-def _widen(name: str, entry: dict[str, Any], origin: str) -> np.ndarray:
-    """Exact: every F16 and BF16 value is a float32 value."""
-    kind, raw = entry["dtype"], entry["data"]
-    if kind == "F32":
-        values = np.frombuffer(raw, "<f4")
-    elif kind == "F16":
-        values = np.frombuffer(raw, "<f2").astype(np.float32)
-    elif kind == "BF16":
-        values = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        raise WeightsError(f"{origin}: tensor {name!r} has type {kind}; expected F32, F16 or BF16")
-    return values.reshape(entry["shape"])
-
-
-def check_tensors(spec: NetworkSpec, tensors: dict[str, np.ndarray], origin: str) -> None:
+def check_tensors(spec: NetworkSpec, tensors: Mapping[str, np.ndarray], origin: str) -> None:
     """Raise WeightsError unless ``tensors`` are exactly those of ``spec``, finite, no variance negative."""
     expected = spec.tensor_shapes()
     missing = sorted(expected.keys() - tensors.keys())

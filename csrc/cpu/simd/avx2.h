@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
@@ -12,6 +14,10 @@ struct Avx2F32 {
 
   static Avx2F32 zero() { return {_mm256_setzero_ps()}; }
   static Avx2F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  // Bits of float16 numbers.
+  static Avx2F32 load_half(const std::uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
   static Avx2F32 broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void add_product(Avx2F32 a, Avx2F32 b) { v = _mm256_fmadd_ps(a.v, b.v, v); }

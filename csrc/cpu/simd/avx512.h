@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
@@ -12,6 +14,10 @@ struct Avx512F32 {
 
   static Avx512F32 zero() { return {_mm512_setzero_ps()}; }
   static Avx512F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  // Bits of float16 numbers.
+  static Avx512F32 load_half(const std::uint16_t* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
   static Avx512F32 broadcast(const float* p) { return {_mm512_set1_ps(*p)}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void add_product(Avx512F32 a, Avx512F32 b) { v = _mm512_fmadd_ps(a.v, b.v, v); }

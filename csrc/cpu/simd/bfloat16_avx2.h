@@ -37,6 +37,10 @@ struct Avx2Bfloat16 {
     return Float{_mm256_castsi256_ps(v)} + Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
 
+  static Float widen(const std::int16_t* p) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16))};
+  }
   static void store_narrow(std::int16_t* p, Float value, float, float) {
     const __m256i bits = _mm256_castps_si256(value.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

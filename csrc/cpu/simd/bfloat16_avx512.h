@@ -41,6 +41,10 @@ struct Avx512Bfloat16 {
     return Float{_mm512_castsi512_ps(v)} + Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
 
+  static Float widen(const std::int16_t* p) {
+    const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
+  }
   static void store_narrow(std::int16_t* p, Float value, float, float) {
     const __m512i bits = _mm512_castps_si512(value.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

@@ -44,6 +44,11 @@ struct PortableBfloat16 {
     return of(v) + Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
 
+  static Float widen(const std::int16_t* p) {
+    Float value;
+    for (int i = 0; i < N; ++i) value.v[i] = from_bfloat16(p[i]);
+    return value;
+  }
   static void store_narrow(std::int16_t* p, Float value, float, float) {
     for (int i = 0; i < N; ++i) p[i] = to_bfloat16(value.v[i]);
   }

@@ -2,6 +2,8 @@
 // alone, the fused multiply-add of aarch64, which this type cannot express.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -13,6 +15,8 @@ template <int N>
 struct Floats {
   typedef float Native __attribute__((vector_size(N * sizeof(float))));
   typedef float Unaligned __attribute__((vector_size(N * sizeof(float)), aligned(4)));
+  typedef std::uint32_t Bits __attribute__((vector_size(N * sizeof(float))));
+  typedef std::uint16_t Half __attribute__((vector_size(N * sizeof(std::uint16_t)), aligned(2)));
 };
 
 template <int N>
@@ -24,6 +28,14 @@ struct PortableF32 {
 
   static PortableF32 zero() { return {Native{}}; }
   static PortableF32 load(const float* p) { return {*reinterpret_cast<const Unaligned*>(p)}; }
+  // Bits of finite float16 numbers. Exponent and fraction move to their places in a float32, whose exponents are 112
+  // higher: a multiplication by 2^112, exact, makes up for that, for subnormal numbers too.
+  static PortableF32 load_half(const std::uint16_t* p) {
+    using Bits = typename Floats<N>::Bits;
+    const Bits half = __builtin_convertvector(*reinterpret_cast<const typename Floats<N>::Half*>(p), Bits);
+    const Native magnitude = reinterpret_cast<Native>((half & 0x7fffu) << 13) * 0x1p112f;
+    return {reinterpret_cast<Native>(reinterpret_cast<Bits>(magnitude) | (half & 0x8000u) << 16)};
+  }
   // x - 0 is x, -0 included, so nothing is computed; x + 0 would be.
   static PortableF32 broadcast(const float* p) { return {*p - Native{}}; }
   void store(float* p) const { *reinterpret_cast<Unaligned*>(p) = v; }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from .. import _core
+from ..machine import cpu_model
 
-__all__ = ["OPTIONAL", "cpu_model", "describe_machine", "installed"]
+__all__ = ["OPTIONAL", "describe_machine", "installed"]
 
 # Four distributions of one package.
 _OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
@@ -37,20 +37,6 @@ def installed(distributions: tuple[str, ...]) -> str | None:
         except PackageNotFoundError:
             continue
     return None
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """As the system names it; on Arm by the numbers that Linux gives: implementer and part."""
-    try:
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
-    except OSError:
-        lines = []
-    first_cpu = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    if "model name" in first_cpu:
-        return first_cpu["model name"]
-    if "CPU part" in first_cpu:
-        return f"{platform.machine()}, implementer {first_cpu['CPU implementer']}, part {first_cpu['CPU part']}"
-    return platform.processor() or platform.machine()
 
 
 def describe_machine() -> dict[str, str | int]:

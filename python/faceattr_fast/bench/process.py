@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..machine import machine_cpu_seconds
 from .quantised import UnsupportedError
 
 __all__ = ["Worker", "WorkerError", "measured_turn"]
@@ -118,7 +119,7 @@ def measured_turn(worker: Worker, waiting: Iterable[Worker], **question: Any) ->
 
     def used() -> tuple[float, float, float]:
         idle = sum(other.cpu_seconds() for other in others)
-        return time.perf_counter(), idle, _machine_cpu_seconds() - idle - worker.cpu_seconds()
+        return time.perf_counter(), idle, machine_cpu_seconds() - idle - worker.cpu_seconds()
 
     before = used()
     answer = worker.turn(**question)
@@ -128,12 +129,3 @@ def measured_turn(worker: Worker, waiting: Iterable[Worker], **question: Any) ->
         "cpus_of_waiting": round(idle / elapsed, 3),
         "cpus_of_others": round(max(0.0, foreign) / elapsed, 3),
     }
-
-
-def _machine_cpu_seconds() -> float:
-    """CPU time that the whole machine has used so far; 0 where the system does not say."""
-    try:
-        ticks = [int(text) for text in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
-    except (OSError, ValueError):
-        return 0.0
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")  # less idle and waiting for input

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
-from ..forward import FastForward
-from ..weights import read_weights
+from ..forward import INT8_KEY, FastForward
+from ..weights import copy_weights, read_weights
 from .inputs import Inputs, attribute_net
 
 __all__ = ["UnsupportedError", "qdq_settings", "write_int8_onnx", "write_int8_weights"]
@@ -35,7 +35,7 @@ def _multiplies_int8() -> bool:
 
 
 def write_int8_weights(inputs: Inputs) -> None:
-    """The weights with scales from the calibration crops.
+    """A copy of the weights file with scales from the calibration crops.
 
     Raises:
         UnsupportedError: the package does not run this network in int8, or not here.
@@ -45,7 +45,7 @@ def write_int8_weights(inputs: Inputs) -> None:
         fast = FastForward(weights, dtype="int8", calibration=inputs.calibration())
     except (ValueError, DeviceError) as error:
         raise UnsupportedError(str(error)) from error
-    fast.save(inputs.weights("int8"))
+    copy_weights(inputs.weights("float32"), inputs.weights("int8"), {INT8_KEY: fast.metadata[INT8_KEY]})
 
 
 def qdq_settings() -> str:

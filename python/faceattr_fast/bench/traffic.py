@@ -58,7 +58,8 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
         case ShiftedMeans():
             total += tensor(phase.src, phase.count, _positions(plan, phase.src, phase.kernel, phase.stride))
         case LinearHead():
-            total += sum(tensor(src, weight.shape[1], 1) + weights(weight, src) for src, weight in phase.inputs)
+            width = 4 if phase.scale is None else 2
+            total += sum(tensor(src, weight.shape[1], 1) + width * weight.size for src, weight in phase.inputs)
     return int(total)
 
 

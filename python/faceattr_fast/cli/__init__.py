@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import bench, doctor, export_onnx, predict, quantize, verify
+from . import bench, doctor, export_onnx, predict, quantize, tune, verify
 from .usage import UsageError
 
 __all__ = ["main"]
@@ -21,6 +21,7 @@ _COMMANDS = {
     "verify": verify,
     "quantize": quantize,
     "bench": bench,
+    "tune": tune,
     "doctor": doctor,
     "export-onnx": export_onnx,
 }

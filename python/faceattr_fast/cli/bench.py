@@ -11,17 +11,14 @@ from typing import Any
 
 from .output import open_output
 from .progress import Progress
-from .usage import UsageError, add_weights_argument, names, positive, usage_errors, weights_path
+from .usage import QUIET, UsageError, add_weights_argument, counts, names, usage_errors, weights_path
 
 _DEFAULT_PEERS = ("onnxruntime", "openvino", "torch")
 
-# Above this many CPUs used by others, the figures describe the neighbours as well.
-_QUIET = 0.1
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=_counts, default=(1, 32), metavar="N,N", help="batch sizes (default: 1,32)")
-    parser.add_argument("--threads", type=_counts, metavar="N,N", help="default: the CPUs that this process may use")
+    parser.add_argument("--batch", type=counts, default=(1, 32), metavar="N,N", help="batch sizes (default: 1,32)")
+    parser.add_argument("--threads", type=counts, metavar="N,N", help="default: the CPUs that this process may use")
     parser.add_argument(
         "--dtype",
         type=names,
@@ -79,10 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if record["left_out"] or asked - {row["group"] for row in record["rows"]} else 0
 
 
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in names(text))
-
-
 def _headline(record: dict[str, Any]) -> str:
     machine = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version)
@@ -101,5 +94,5 @@ def _warn(record: dict[str, Any]) -> None:
     turns = [turn for measured in record["measurements"] for turn in measured["turns"]]
     for who, key in (("other programs", "cpus_of_others"), ("contenders that were not being timed", "cpus_of_waiting")):
         load = statistics.median([turn[key] for turn in turns] or [0.0])
-        if load > _QUIET:
+        if load > QUIET:
             print(f"faceattr bench: {who} used {load:.1f} CPUs: measure again on a quiet machine", file=sys.stderr)

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print("cpu", _cpu(problems))
     weights = _load(arguments.weights or shipped_weights(), problems)
     _print("kernels", _kernels(weights, problems))
+    _print("algorithms", [_algorithms()])
     _print("weights", _weights(arguments.weights or shipped_weights(), weights))
     _print("detector", [_detector()])
     _print("optional packages", _packages())
@@ -57,7 +58,7 @@ def _versions() -> Iterator[str]:
 
 
 def _cpu(problems: list[str]) -> Iterator[str]:
-    from ..bench.machine import cpu_model
+    from ..machine import cpu_model
 
     yield cpu_model()
     forced = os.environ.get("FACEATTR_ISA")
@@ -128,6 +129,29 @@ def _kernels(weights: Weights | None, problems: list[str]) -> Iterator[str]:
     yield f"{given:.1f} M multiply-adds as given, {executed:.1f} M products executed; plan {description.hash[:12]}"
 
 
+def _algorithms() -> str:
+    """What chooses them: what is wrong with it is among the problems of the kernels."""
+    from .. import _core
+    from ..tune_file import TUNE_ENVIRONMENT, default_tune_file, read_choices
+
+    forced = os.environ.get("FACEATTR_ALGORITHM")
+    if forced:
+        return f"FACEATTR_ALGORITHM={forced}"
+    file = default_tune_file()
+    if file is None:
+        return f"by rule; {TUNE_ENVIRONMENT}=off" if os.environ.get(TUNE_ENVIRONMENT) else "by rule"
+    try:
+        choices = read_choices(file.path, os.environ.get("FACEATTR_ISA") or _core.detected_isa())
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not file.named:
+            return f"by rule; {file.path}, which 'faceattr tune' writes, is not there"
+        return f"{TUNE_ENVIRONMENT}: {error}" if file.named else f"by rule; {error}"
+    if not choices:
+        return f"by rule; {file.path} has nothing for this CPU, instruction set and version"
+    counts = ", ".join(f"{dtype}: {len(shapes)}" for dtype, shapes in choices.items())
+    return f"as measured, for some shapes of convolution ({counts}), otherwise by rule; {file.path}"
+
+
 def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
     if weights is None:
         yield f"{path}: not usable, see problems"
@@ -152,7 +176,7 @@ def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
 
 
 def _int8(weights: Weights) -> str:
-    from ..forward import INT8_KEY, int8_ranges
+    from ..formats import INT8_KEY, int8_ranges
 
     if INT8_KEY not in weights.metadata:
         return "no scales; 'faceattr quantize' makes them"

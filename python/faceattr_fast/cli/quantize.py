@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..forward import INT8_KEY, FastForward, with_int8_ranges
+    from ..formats import INT8_KEY, with_int8_ranges
+    from ..forward import FastForward
     from ..weights import copy_weights, read_weights
 
     pictures = find_pictures(arguments.paths)

@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeviceError, WeightsError
-from ..forward import DTYPES
+from ..formats import DTYPES
 
 if TYPE_CHECKING:
     from ..photo import FaceAnalyzer
 
 __all__ = [
+    "QUIET",
     "UsageError",
     "add_analyzer_arguments",
     "add_detector_arguments",
     "add_threads_argument",
     "add_weights_argument",
+    "counts",
     "load_analyzer",
     "names",
     "positive",
     "usage_errors",
     "weights_path",
 ]
+
+#: Above this many CPUs used by others, the figures describe the neighbours as well.
+QUIET = 0.1
 
 
 class UsageError(Exception):
@@ -42,6 +47,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """An argparse type: ``1,32`` → (1, 32)."""
+    return tuple(positive(part) for part in names(text))
 
 
 def add_weights_argument(parser: argparse.ArgumentParser) -> None:

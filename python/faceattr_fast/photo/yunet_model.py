@@ -10,6 +10,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from ..cache import cache_folder
 from .detectors import YUNET_ENVIRONMENT, DetectorError
 
 __all__ = ["cached_yunet", "download_yunet", "yunet_cache"]
@@ -24,9 +25,8 @@ _MAX_BYTES = 4_000_000  # the file has 232,589; whatever answers with more is no
 
 
 def yunet_cache() -> Path:
-    """Where a fetched model is kept: in ``FACEATTR_CACHE``, by default ``~/.cache/faceattr``."""
-    folder = os.environ.get("FACEATTR_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "faceattr") / FILE_NAME
+    """Where a fetched model is kept."""
+    return cache_folder() / FILE_NAME
 
 
 def cached_yunet() -> bytes | None:

@@ -4,6 +4,6 @@
 namespace faceattr::cpu {
 
 extern const LinearKernel kLinearF32Avx512 = {"linear_f32_1x32_avx512", Linear<Avx512F32>::kPanel,
-                                              Linear<Avx512F32>::run};
+                                              Linear<Avx512F32>::run, Linear<Avx512F32>::run_half};
 
 }  // namespace faceattr::cpu

@@ -13,9 +13,24 @@ struct Linear {
   static constexpr int kChains = 4;  // x 2 vectors = 8 independent sums: 4 cycles of latency at 2 multiply-adds a cycle
 
   static void run(const LinearArgs& args, int panel) {
-    const float* weights = args.weights + args.k * kPanel * panel;
-    const int first = panel * kPanel;
     Vec total[kVectors];
+    sum(args, args.weights + args.k * kPanel * panel, total);
+    store(args, panel, total);
+  }
+
+  static void run_half(const LinearArgs& args, int panel) {
+    Vec total[kVectors];
+    sum(args, args.half_weights + args.k * kPanel * panel, total);
+    for (int j = 0; j < kVectors; ++j) total[j] = total[j] * Vec::load(args.scale + panel * kPanel + j * Vec::kWidth);
+    store(args, panel, total);
+  }
+
+ private:
+  static Vec load(const float* weights) { return Vec::load(weights); }
+  static Vec load(const std::uint16_t* weights) { return Vec::load_half(weights); }
+
+  template <class Weight>
+  static void sum(const LinearArgs& args, const Weight* weights, Vec (&total)[kVectors]) {
     for (int j = 0; j < kVectors; ++j) total[j] = Vec::zero();
     for (int p = 0; p < args.part_count; ++p) {
       const float* src = args.base + args.parts[p].offset;
@@ -26,6 +41,10 @@ struct Linear {
       }
       weights += count * kPanel;
     }
+  }
+
+  static void store(const LinearArgs& args, int panel, const Vec (&total)[kVectors]) {
+    const int first = panel * kPanel;
     float values[kPanel];
     for (int j = 0; j < kVectors; ++j) {
       (total[j] + Vec::load(args.bias + first + j * Vec::kWidth)).store(values + j * Vec::kWidth);
@@ -33,8 +52,8 @@ struct Linear {
     for (int c = 0; c < kPanel && first + c < args.out_channels; ++c) args.dst[first + c] = values[c];
   }
 
- private:
-  static void block(const float* src, const float* weights, std::int64_t begin, std::int64_t end,
+  template <class Weight>
+  static void block(const float* src, const Weight* weights, std::int64_t begin, std::int64_t end,
                     Vec (&total)[kVectors]) {
     Vec acc[kChains][kVectors];
     for (int u = 0; u < kChains; ++u) {
@@ -49,11 +68,12 @@ struct Linear {
     for (int j = 0; j < kVectors; ++j) total[j] = total[j] + ((acc[0][j] + acc[1][j]) + (acc[2][j] + acc[3][j]));
   }
 
-  [[gnu::always_inline]] static inline void add(const float* src, const float* weights, std::int64_t i,
+  template <class Weight>
+  [[gnu::always_inline]] static inline void add(const float* src, const Weight* weights, std::int64_t i,
                                                 Vec (&acc)[kVectors]) {
     const Vec x = Vec::broadcast(src + i);
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) acc[j].add_product(x, Vec::load(weights + i * kPanel + j * Vec::kWidth));
+    for (int j = 0; j < kVectors; ++j) acc[j].add_product(x, load(weights + i * kPanel + j * Vec::kWidth));
   }
 };
 

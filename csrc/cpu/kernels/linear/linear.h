@@ -20,9 +20,11 @@ struct LinearArgs {
   const float* base = nullptr;
   const LinearPart* parts = nullptr;
   int part_count = 0;
-  const float* weights = nullptr;  // [panel][K][panel width]; zero-padded channels
-  const float* bias = nullptr;     // padded to whole panels
-  std::int64_t k = 0;              // of all parts
+  const float* weights = nullptr;               // [panel][K][panel width]; zero-padded channels
+  const std::uint16_t* half_weights = nullptr;  // the same as bits of float16 numbers, in units of `scale`
+  const float* bias = nullptr;                  // padded to whole panels
+  const float* scale = nullptr;                 // of half_weights, by channel: powers of two, padded to whole panels
+  std::int64_t k = 0;                           // of all parts
   int out_channels = 0;
   float* dst = nullptr;
 };
@@ -31,6 +33,7 @@ struct LinearKernel {
   const char* name;
   int panel;  // output channels per panel
   void (*run)(const LinearArgs& args, int panel);
+  void (*run_half)(const LinearArgs& args, int panel);  // with half_weights: each widened, exactly, as it is loaded
 };
 
 }  // namespace faceattr::cpu

@@ -7,12 +7,11 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
-// The same steps, each rounded the same way, at any width of `Sums`.
+// The same steps, each rounded the same way, at any width of `Sums`. `value`: sum and bias.
 template <class Sums>
-[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, std::int64_t row, std::int64_t column,
-                                              int channel) {
+[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
+                                               std::int64_t column, int channel) {
   using Float = typename Sums::Float;
-  Float value = sum.value(to, channel);
   if (to.residual != nullptr) {
     value = value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
   }
@@ -25,6 +24,12 @@ template <class Sums>
     std::int16_t* p = to.narrow + row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
     Sums::store_narrow(p, value, to.low, to.low + 255.0f);
   }
+}
+
+template <class Sums>
+[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, std::int64_t row, std::int64_t column,
+                                              int channel) {
+  store_value<Sums>(to, sum.value(to, channel), row, column, channel);
 }
 
 template <class Vec, int kPixels, int kVectors>

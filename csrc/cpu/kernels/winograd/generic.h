@@ -1,5 +1,6 @@
 // The transforms of winograd.h over any vector type: each is its form along one axis, on the columns, then on the rows.
-// Channels that do not fill a vector run one by one, over a vector type of one.
+// Channels that do not fill a vector run one by one, over a vector type of one. Where values come from and go to is the
+// caller's: kernels/narrow_winograd has the same transforms on bfloat16.
 #pragma once
 
 #include "cpu/kernels/winograd/winograd.h"
@@ -36,79 +37,141 @@ Vec plus(Vec a, float factor, Vec b) {
 }
 
 template <class Vec>
-struct Winograd4x4Axis {
-  static constexpr WinogradForm kForm = kWinograd4x4;
+struct Winograd2x2Axis {
+  static constexpr WinogradForm kForm = kWinograd2x2;
 
-  // Bᵀ: rows (4 0 -5 0 1 0), (0 -4 -4 1 1 0), (0 4 -4 -1 1 0), (0 -2 -1 2 1 0), (0 2 -1 -2 1 0), (0 4 0 -5 0 1).
-  [[gnu::always_inline]] static inline void input(const Vec (&d)[6], Vec (&o)[6]) {
-    const Vec even4 = plus(d[4], -4, d[2]), odd4 = plus(d[3], -4, d[1]);
-    const Vec even1 = d[4] - d[2], odd2 = constant<Vec>(2) * (d[3] - d[1]);
-    o[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
-    o[1] = even4 + odd4;
-    o[2] = even4 - odd4;
-    o[3] = even1 + odd2;
-    o[4] = even1 - odd2;
-    o[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
+  // Bᵀ: rows (-1 0 1 0), (0 1 1 0), (0 -1 1 0), (0 -1 0 1).
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[4], Vec (&o)[4]) {
+    o[0] = d[2] - d[0];
+    o[1] = d[2] + d[1];
+    o[2] = d[2] - d[1];
+    o[3] = d[3] - d[1];
   }
 
-  // Aᵀ: rows (1 1 1 1 1 0), (0 1 -1 2 -2 0), (0 1 1 4 4 0), (0 1 -1 8 -8 1).
+  // Aᵀ: rows (1 1 1 0), (0 1 -1 1).
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[4], Vec (&o)[2]) {
+    o[0] = (m[0] + m[1]) + m[2];
+    o[1] = (m[1] - m[2]) + m[3];
+  }
+};
+
+template <class Vec>
+struct Winograd4x4Axis {
+  static constexpr WinogradForm kForm = kWinograd4x4;
+  static constexpr float kP = 11 / 16.0f, kQ = 3 / 2.0f;
+  static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
+
+  // Bᵀ: rows (p²q² 0 -(p² + q²) 0 1 0), (0 ∓pq² -q² ±p 1 0), (0 ∓qp² -p² ±q 1 0), (0 p²q² 0 -(p² + q²) 0 1).
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[6], Vec (&o)[6]) {
+    o[0] = plus(plus(d[4], -(kP2 + kQ2), d[2]), kP2 * kQ2, d[0]);
+    const Vec evenP = plus(d[4], -kQ2, d[2]), oddP = plus(d[3], -kQ2, d[1]);
+    o[1] = plus(evenP, kP, oddP);
+    o[2] = plus(evenP, -kP, oddP);
+    const Vec evenQ = plus(d[4], -kP2, d[2]), oddQ = plus(d[3], -kP2, d[1]);
+    o[3] = plus(evenQ, kQ, oddQ);
+    o[4] = plus(evenQ, -kQ, oddQ);
+    o[5] = plus(plus(d[5], -(kP2 + kQ2), d[3]), kP2 * kQ2, d[1]);
+  }
+
+  // Aᵀ: row i has the i-th powers of the points, and a 1 for infinity in the last.
   [[gnu::always_inline]] static inline void output(const Vec (&m)[6], Vec (&o)[4]) {
     const Vec sum1 = m[1] + m[2], difference1 = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
     o[0] = (m[0] + sum1) + sum2;
-    o[1] = plus(difference1, 2, difference2);
-    o[2] = plus(sum1, 4, sum2);
-    o[3] = plus(difference1, 8, difference2) + m[5];
+    o[1] = plus(constant<Vec>(kP) * difference1, kQ, difference2);
+    o[2] = plus(constant<Vec>(kP2) * sum1, kQ2, sum2);
+    o[3] = plus(plus(m[5], kP * kP2, difference1), kQ * kQ2, difference2);
+  }
+};
+
+template <class Vec>
+struct Winograd5x5Axis {
+  static constexpr WinogradForm kForm = kWinograd5x5;
+  static constexpr float kP = 1 / 4.0f, kQ = 7 / 8.0f, kR = 7 / 4.0f;
+  static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ, kR2 = kR * kR;
+
+  // Bᵀ: the rows of the points ±x are the odd inputs' part plus and minus x times the even ones', which has the factors
+  // of (t - a²)(t - b²), a and b being the others: (a²b² 0 -(a² + b²) 0 1). Infinity's row has those of all three.
+  [[gnu::always_inline]] static inline void input(const Vec (&d)[7], Vec (&o)[7]) {
+    pair(d, kP, -(kQ2 + kR2), kQ2 * kR2, o[0], o[1]);
+    pair(d, kQ, -(kP2 + kR2), kP2 * kR2, o[2], o[3]);
+    pair(d, kR, -(kP2 + kQ2), kP2 * kQ2, o[4], o[5]);
+    o[6] = plus(d[6], -(kP2 + kQ2 + kR2), d[4]);
+    o[6] = plus(o[6], kP2 * kQ2 + kP2 * kR2 + kQ2 * kR2, d[2]);
+    o[6] = plus(o[6], -(kP2 * kQ2 * kR2), d[0]);
+  }
+
+  // Aᵀ: row i has the i-th powers of the points, and a 1 for infinity in the last.
+  [[gnu::always_inline]] static inline void output(const Vec (&m)[7], Vec (&o)[5]) {
+    const Vec sum1 = m[0] + m[1], sum2 = m[2] + m[3], sum3 = m[4] + m[5];
+    const Vec difference1 = m[0] - m[1], difference2 = m[2] - m[3], difference3 = m[4] - m[5];
+    o[0] = (sum1 + sum2) + sum3;
+    o[1] = plus(plus(constant<Vec>(kP) * difference1, kQ, difference2), kR, difference3);
+    o[2] = plus(plus(constant<Vec>(kP2) * sum1, kQ2, sum2), kR2, sum3);
+    o[3] = plus(plus(constant<Vec>(kP * kP2) * difference1, kQ * kQ2, difference2), kR * kR2, difference3);
+    o[4] = plus(plus(plus(m[6], kP2 * kP2, sum1), kQ2 * kQ2, sum2), kR2 * kR2, sum3);
+  }
+
+ private:
+  [[gnu::always_inline]] static inline void pair(const Vec (&d)[7], float x, float middle, float last, Vec& positive,
+                                                 Vec& negative) {
+    const Vec even = plus(plus(d[4], middle, d[2]), last, d[0]), odd = plus(plus(d[5], middle, d[3]), last, d[1]);
+    positive = plus(odd, x, even);
+    negative = plus(odd, -x, even);
   }
 };
 
 template <class Vec>
 struct Polyphase4x4Axis {
   static constexpr WinogradForm kForm = kPolyphase4x4;
+  static constexpr float kP = 7 / 16.0f, kQ = 5 / 4.0f;
+  static constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
 
-  // Bᵀ on inputs 0, 2, 4, 6, 8: rows (2 -1 -2 1 0), (0 -2 -1 1 0), (0 2 -3 1 0), (0 -1 0 1 0), (0 2 -1 -2 1); then
-  // inputs 1, 3, 5, 7.
+  // Bᵀ on inputs 0, 2, 4, 6, 8: rows (∓pq² -q² ±p 1 0), (∓qp² -p² ±q 1 0), (p²q² 0 -(p² + q²) 0 1); then inputs 1, 3,
+  // 5, 7.
   [[gnu::always_inline]] static inline void input(const Vec (&d)[9], Vec (&o)[9]) {
-    const Vec step = d[6] - d[2];
-    o[0] = plus(step, 2, d[0] - d[4]);
-    o[1] = plus(d[6] - d[4], -2, d[2]);
-    o[2] = plus(plus(d[6], 2, d[2]), -3, d[4]);
-    o[3] = step;
-    o[4] = plus(d[8] - d[4], -2, step);
+    const Vec evenP = plus(d[4], -kQ2, d[0]), oddP = plus(d[6], -kQ2, d[2]);
+    o[0] = plus(oddP, kP, evenP);
+    o[1] = plus(oddP, -kP, evenP);
+    const Vec evenQ = plus(d[4], -kP2, d[0]), oddQ = plus(d[6], -kP2, d[2]);
+    o[2] = plus(oddQ, kQ, evenQ);
+    o[3] = plus(oddQ, -kQ, evenQ);
+    o[4] = plus(plus(d[8], -(kP2 + kQ2), d[4]), kP2 * kQ2, d[0]);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) o[5 + i] = d[2 * i + 1];
   }
 
-  // Aᵀ: rows (1 1 1 1 0), (0 1 -1 2 0), (0 1 1 4 0), (0 1 -1 8 1), each with the product of its even input.
+  // Aᵀ: row i has the i-th powers of the points, a 1 for infinity in the last, and one for the product of its even
+  // input.
   [[gnu::always_inline]] static inline void output(const Vec (&m)[9], Vec (&o)[4]) {
-    const Vec sum = m[1] + m[2], difference = m[1] - m[2];
-    o[0] = ((m[0] + sum) + m[3]) + m[5];
-    o[1] = plus(difference, 2, m[3]) + m[6];
-    o[2] = plus(sum, 4, m[3]) + m[7];
-    o[3] = (plus(difference, 8, m[3]) + m[4]) + m[8];
+    const Vec sum1 = m[0] + m[1], difference1 = m[0] - m[1], sum2 = m[2] + m[3], difference2 = m[2] - m[3];
+    o[0] = (sum1 + sum2) + m[5];
+    o[1] = plus(plus(m[6], kP, difference1), kQ, difference2);
+    o[2] = plus(plus(m[7], kP2, sum1), kQ2, sum2);
+    o[3] = plus(plus(m[4] + m[8], kP * kP2, difference1), kQ * kQ2, difference2);
   }
 };
 
 template <class Vec, template <class> class Axis>
-struct WinogradTransforms {
+struct WinogradTile {
   static constexpr WinogradForm kForm = Axis<Vec>::kForm;
-  static constexpr int kSide = kForm.side, kOut = kWinogradOutput;
+  static constexpr int kSide = kForm.side, kOut = kForm.output;
 
-  static void input(const WinogradInputArgs& args, int c) {
+  // `load`(row, column) of an input that exists, the first `rows` by `columns`; `store`(value) of each point in order.
+  template <class Load, class Store>
+  [[gnu::always_inline]] static inline void input(int rows, int columns, const Load& load, const Store& store) {
     Vec t[kSide][kSide];  // Bᵀ d, [row][column]
 #pragma GCC unroll 1
     for (int x = 0; x < kSide; ++x) {
       Vec d[kSide];
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) {
-        const bool exists = y < args.rows && x < args.columns;
-        d[y] = exists ? Vec::load(args.src + y * args.row_pitch + x * args.pixel_pitch + c) : Vec::zero();
+        d[y] = y < rows && x < columns ? load(y, x) : Vec::zero();
       }
       Vec o[kSide];
       Axis<Vec>::input(d, o);
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) t[y][x] = o[y];
     }
-    float* dst = args.dst + c;
 #pragma GCC unroll 1
     for (int y = 0; y < kSide; ++y) {
       Vec o[kSide];
@@ -116,40 +179,35 @@ struct WinogradTransforms {
 #pragma GCC unroll 16
       for (int x = 0; x < kSide; ++x) {
         if (!kForm.has_point(y, x)) break;
-        o[x].store(dst);
-        dst += args.point_pitch;
+        store(o[x]);
       }
     }
   }
 
-  static void output(const WinogradOutputArgs& args, int c) {
+  // `load`(point); `store`(row, column, value) of each output that exists, the first `rows` by `columns`.
+  template <class Load, class Store>
+  [[gnu::always_inline]] static inline void output(int rows, int columns, const Load& load, const Store& store) {
     Vec t[kOut][kSide];  // Aᵀ m, [row][column]
 #pragma GCC unroll 1
     for (int x = 0; x < kSide; ++x) {
       Vec m[kSide];
 #pragma GCC unroll 16
       for (int y = 0; y < kSide; ++y) {
-        m[y] = kForm.has_point(y, x) ? Vec::load(args.src + kForm.point(y, x) * args.point_pitch + c) : Vec::zero();
+        m[y] = kForm.has_point(y, x) ? load(kForm.point(y, x)) : Vec::zero();
       }
       Vec o[kOut];
       Axis<Vec>::output(m, o);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int y = 0; y < kOut; ++y) t[y][x] = o[y];
     }
-    const Vec bias = Vec::load(args.bias + c);
 #pragma GCC unroll 1
-    for (int y = 0; y < args.rows; ++y) {
+    for (int y = 0; y < rows; ++y) {
       Vec o[kOut];
       Axis<Vec>::output(t[y], o);
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int x = 0; x < kOut; ++x) {
-        if (x >= args.columns) break;
-        Vec value = o[x] + bias;
-        if (args.residual != nullptr) {
-          value = value + Vec::load(args.residual + y * args.residual_row_pitch + x * args.residual_pixel_pitch + c);
-        }
-        if (args.relu) value = value.max(Vec::zero());
-        value.store(args.dst + y * args.dst_row_pitch + x * args.dst_pixel_pitch + c);
+        if (x >= columns) break;
+        store(y, x, o[x]);
       }
     }
   }
@@ -159,19 +217,47 @@ template <class Vec, template <class> class Axis>
 struct Winograd {
   static void input(const WinogradInputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::input(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::input(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) input_tile<Vec>(args, c);
+    for (; c < args.channels; ++c) input_tile<SingleF32>(args, c);
   }
 
   static void output(const WinogradOutputArgs& args) {
     int c = 0;
-    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) WinogradTransforms<Vec, Axis>::output(args, c);
-    for (; c < args.channels; ++c) WinogradTransforms<SingleF32, Axis>::output(args, c);
+    for (; c + Vec::kWidth <= args.channels; c += Vec::kWidth) output_tile<Vec>(args, c);
+    for (; c < args.channels; ++c) output_tile<SingleF32>(args, c);
+  }
+
+ private:
+  template <class V>
+  static void input_tile(const WinogradInputArgs& args, int c) {
+    const float* src = args.src + c;
+    float* dst = args.dst + c;
+    WinogradTile<V, Axis>::input(
+        args.rows, args.columns, [&](int y, int x) { return V::load(src + y * args.row_pitch + x * args.pixel_pitch); },
+        [&](V point) {
+          point.store(dst);
+          dst += args.point_pitch;
+        });
+  }
+
+  template <class V>
+  static void output_tile(const WinogradOutputArgs& args, int c) {
+    const V bias = V::load(args.bias + c);
+    WinogradTile<V, Axis>::output(
+        args.rows, args.columns, [&](int point) { return V::load(args.src + point * args.point_pitch + c); },
+        [&](int y, int x, V value) {
+          value = value + bias;
+          if (args.residual != nullptr) {
+            value = value + V::load(args.residual + y * args.residual_row_pitch + x * args.residual_pixel_pitch + c);
+          }
+          if (args.relu) value = value.max(V::zero());
+          value.store(args.dst + y * args.dst_row_pitch + x * args.dst_pixel_pitch + c);
+        });
   }
 };
 
 template <class Vec, template <class> class Axis>
-constexpr WinogradKernel winograd_kernel(const char* name) {
+constexpr WinogradTransforms winograd_transforms(const char* name) {
   return {name, Axis<Vec>::kForm, Winograd<Vec, Axis>::input, Winograd<Vec, Axis>::output};
 }
 

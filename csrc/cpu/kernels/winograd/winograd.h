@@ -1,15 +1,16 @@
-// 3x3 convolutions by tiles of 4x4 outputs, with fewer products than the 144 per channel of a direct convolution:
+// 3x3 convolutions by tiles of outputs, with fewer products than the nine per output and channel of a direct one:
 //
 //   dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ U_c ] A,   U = G w Gᵀ (computed in float64 when the plan is compiled)
 //
 // with d the input of the tile. These are the two transforms around the products, which are one matrix product over
-// tiles per point (segmented_conv, one position per tile). Two forms:
+// tiles per point (segmented_conv, one position per tile). Forms:
 //
-// Stride 1, F(4x4, 3x3): 6x6 inputs, 36 points. Matrices: Lavin & Gray, "Fast Algorithms for Convolutional Neural
-// Networks", 2015, points 0, ±1, ±2 and infinity.
+// Stride 1: F(2x2, 3x3) has 4x4 inputs and as many points; F(4x4, 3x3) 6x6; F(5x5, 3x3) 7x7 (Lavin & Gray, "Fast
+// Algorithms for Convolutional Neural Networks", 2015). Along an axis, a matrix is given by its points, infinity last:
+// 0, ±1; 0, ±11/16, ±3/2; ±1/4, ±7/8, ±7/4. Every factor of the transforms is a float32 number.
 //
 // Stride 2, polyphase: along one axis, output o is w0 x[2o-1] + w1 x[2o] + w2 x[2o+1]. The odd inputs make a filter of
-// two taps at stride 1, of which F(4, 2) computes four outputs with five products (points 0, ±1, 2 and infinity); the
+// two taps at stride 1, of which F(4, 2) computes four outputs with five products (points ±7/16, ±5/4, infinity); the
 // even ones go with one tap, four products. So 9x9 inputs become 9x9 points, five transformed and four as they are
 // along each axis. The 4x4 points that are untransformed along both are left out: they are a 1x1 convolution at stride
 // 2 with the centre tap, which the caller adds. 65 points remain, and 16 products of that 1x1.
@@ -19,13 +20,12 @@
 
 namespace faceattr::cpu {
 
-constexpr int kWinogradOutput = 4;  // side of an output tile
-
 // Points and filters are in row-major order: first the rows of transformed points, with `side` columns each; then the
 // others, with `transformed` columns. Always inline: kernels compiled for newer instruction sets call these too.
 struct WinogradForm {
   int stride;
-  int side;         // of a tile's input, and of its points
+  int output;       // side of a tile of outputs
+  int side;         // of its input, and of its points
   int transformed;  // points along one axis that are sums of inputs; the rest are inputs
 
   [[gnu::always_inline]] constexpr int point(int row, int column) const {
@@ -43,10 +43,22 @@ struct WinogradForm {
   [[gnu::always_inline]] constexpr int filters() const { return filter(side - 1, transformed - 1) + 1; }
 };
 
-constexpr WinogradForm kWinograd4x4 = {1, 6, 6};
-constexpr WinogradForm kPolyphase4x4 = {2, 9, 5};
+constexpr WinogradForm kWinograd2x2 = {1, 2, 4, 4};
+constexpr WinogradForm kWinograd4x4 = {1, 4, 6, 6};
+constexpr WinogradForm kWinograd5x5 = {1, 5, 7, 7};
+constexpr WinogradForm kPolyphase4x4 = {2, 4, 9, 5};
+constexpr WinogradForm kWinogradForms[] = {kWinograd2x2, kWinograd4x4, kWinograd5x5, kPolyphase4x4};
+constexpr int kWinogradFormCount = sizeof(kWinogradForms) / sizeof(kWinogradForms[0]);
 static_assert(kWinograd4x4.points() == 36 && kWinograd4x4.filters() == 36);
 static_assert(kPolyphase4x4.points() == 65 && kPolyphase4x4.filters() == 35);
+
+// Index in kWinogradForms, or -1.
+constexpr int winograd_form(int stride, int output) {
+  for (int i = 0; i < kWinogradFormCount; ++i) {
+    if (kWinogradForms[i].stride == stride && kWinogradForms[i].output == output) return i;
+  }
+  return -1;
+}
 
 struct WinogradInputArgs {
   const float* src = nullptr;  // first value of the tile's input, in the bordered source
@@ -70,12 +82,16 @@ struct WinogradOutputArgs {
   int rows = 0, columns = 0;  // of the tile that exist; nothing else is written
 };
 
-struct WinogradKernel {
+struct WinogradTransforms {
   const char* name;
   WinogradForm form;
   void (*input)(const WinogradInputArgs& args);
   void (*output)(const WinogradOutputArgs& args);
 };
-using PolyphaseKernel = WinogradKernel;  // a family of its own in kernel_list.inc
+
+// Of one instruction set, in the order of kWinogradForms.
+struct WinogradKernel {
+  WinogradTransforms transforms[kWinogradFormCount];
+};
 
 }  // namespace faceattr::cpu

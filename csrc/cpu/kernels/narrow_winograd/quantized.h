@@ -1,34 +1,35 @@
-// The transforms of quantized_winograd.h: input over kInput values of 16 bits at once, output over any vector of sums.
+// The transforms of narrow_winograd.h on integers: input over kInput values of 16 bits at once, output over any vector
+// of sums.
 #pragma once
 
 #include <cstring>
 
 #include "cpu/kernels/narrow_conv/generic.h"
-#include "cpu/kernels/quantized_winograd/quantized_winograd.h"
+#include "cpu/kernels/narrow_winograd/narrow_winograd.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
 template <class Sums, int kInput>
 struct QuantizedWinograd {
-  static void input(const QuantizedInputArgs& args) {
+  static void input(const NarrowInputArgs& args) {
     int c = 0;
     for (; c + kInput <= args.channels; c += kInput) transform_input<kInput>(args, c);
     for (; c < args.channels; c += 4) transform_input<4>(args, c);
   }
 
-  static void output(const QuantizedOutputArgs& args) {
+  static void output(const NarrowOutputArgs& args) {
     int c = 0;
     for (; c + Sums::kWidth <= args.channels; c += Sums::kWidth) transform_output<Sums>(args, c);
     for (; c < args.channels; ++c) transform_output<typename Sums::Single>(args, c);
   }
 
  private:
-  static constexpr int kSide = kQuantizedTileInput;
+  static constexpr int kSide = kWinograd2x2.side, kOut = kWinograd2x2.output;
 
   // Bᵀ d B, rows first: Bᵀ = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1].
   template <int N>
-  [[gnu::always_inline]] static inline void transform_input(const QuantizedInputArgs& args, int channel) {
+  [[gnu::always_inline]] static inline void transform_input(const NarrowInputArgs& args, int channel) {
     // Unsigned: channels that only fill a position up hold anything, and may overflow.
     typedef std::uint16_t Vec __attribute__((vector_size(2 * N)));
     Vec rows[kSide][kSide];  // [point along y][x]
@@ -60,8 +61,8 @@ struct QuantizedWinograd {
 
   // Aᵀ m A / 4: Aᵀ = [1 1 1 0; 0 1 -1 -1].
   template <class Vec>
-  [[gnu::always_inline]] static inline void transform_output(const QuantizedOutputArgs& args, int channel) {
-    Vec rows[kQuantizedTile][kSide];  // [y][point along x]
+  [[gnu::always_inline]] static inline void transform_output(const NarrowOutputArgs& args, int channel) {
+    Vec rows[kOut][kSide];  // [y][point along x]
     for (int x = 0; x < kSide; ++x) {
       const auto m = [&](int y) { return Vec::load(args.src + (y * kSide + x) * args.point_pitch + channel); };
       const Vec sum = m(1) + m(2), difference = m(1) - m(2);
@@ -70,7 +71,7 @@ struct QuantizedWinograd {
     }
     for (int y = 0; y < args.rows; ++y) {
       const Vec sum = rows[y][1] + rows[y][2], difference = rows[y][1] - rows[y][2];
-      const Vec outputs[kQuantizedTile] = {rows[y][0] + sum, difference - rows[y][3]};
+      const Vec outputs[kOut] = {rows[y][0] + sum, difference - rows[y][3]};
       for (int x = 0; x < args.columns; ++x) {
         Vec value = outputs[x].quarter();
         if (args.direct != nullptr) {

@@ -1,0 +1,61 @@
+// The transforms of winograd.h for narrow maps, around matrix products over tiles (narrow_conv, one position per tile).
+// Two families:
+//
+//   quantized: F(2x2, 3x3) at stride 1, 16 products for 4 outputs where a direct convolution needs 36, and still the
+//   very
+//     same integers:
+//
+//       4 · dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ 4U_c ] A,   4U = (2G) w (2G)ᵀ
+//
+//     with d the 4x4 input of a 2x2 output tile. Every number is an integer: |Bᵀ d B| <= 4 · 255 and |4U| <= 9 · 127
+//     fit 16 bits, a sum over c of their products fits 32 bits up to kQuantizedWinogradChannels channels, and so does 4
+//     · dst. In between, the output transform may overflow; modulo 2^32 its result is right nonetheless. Matrices:
+//     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, points 0, ±1 and infinity;
+//   bfloat16: every form of winograd.h. Transforms are in float32; points and U are rounded to bfloat16, sums of
+//   products
+//     are float32.
+//
+// Then as narrow_conv stores them.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kernels/narrow_conv/narrow_conv.h"
+#include "cpu/kernels/winograd/winograd.h"
+
+namespace faceattr::cpu {
+
+struct NarrowInputArgs {
+  const std::int16_t* src = nullptr;  // first value of the tile's input, in the bordered source
+  std::int64_t row_pitch = 0, pixel_pitch = 0;
+  int rows = 0, columns = 0;    // of the input that exist; the rest of a tile at the lower or right edge counts as zero
+  int channels = 0;             // a multiple of 4
+  std::int16_t* dst = nullptr;  // [point][…]: channels contiguous, point_pitch values from one point to the next
+  std::int64_t point_pitch = 0;
+};
+
+struct NarrowOutputArgs {
+  const std::int32_t* src = nullptr;  // [point][…] as above: sums of 32 bits, of bfloat16 the bits of floats
+  std::int64_t point_pitch = 0;
+  const std::int32_t* direct = nullptr;  // sums to add, of the tile's first output, or null
+  std::int64_t direct_row_pitch = 0, direct_pixel_pitch = 0;
+  int first_channel = 0, channels = 0;  // of the destination
+  int row = 0, column = 0;              // of the tile's first output
+  int rows = 0, columns = 0;            // of the tile that exist; nothing else is written
+  NarrowStore store;
+};
+
+struct NarrowWinogradTransforms {
+  const char* name;
+  WinogradForm form;
+  void (*input)(const NarrowInputArgs& args);
+  void (*output)(const NarrowOutputArgs& args);
+};
+using QuantizedWinogradKernel = NarrowWinogradTransforms;
+
+// Of one instruction set, in the order of kWinogradForms.
+struct Bfloat16WinogradKernel {
+  NarrowWinogradTransforms transforms[kWinogradFormCount];
+};
+
+}  // namespace faceattr::cpu
