@@ -7,6 +7,7 @@ the right one or not there. A run that was killed is continued where it was.
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -25,7 +26,7 @@ from .augment import Jitter, render
 from .datasets import FaceSet
 from .packed import PackedFaces
 
-__all__ = ["STORAGE", "Features", "Source", "open_features"]
+__all__ = ["STORAGE", "Features", "Source", "open_features", "set_digest"]
 
 STORAGE = ("float32", "float16")
 _BATCH = 32  # images of one call: enough for every grouped phase, and 19 MB of pixels as floats
@@ -49,13 +50,18 @@ class Source:
     rows: np.ndarray
 
     def digest(self) -> str:
-        """Hash of the set's description and rows; crops count by the size and time of their file, not by content."""
-        stat = (self.packed.folder / "crops.npy").stat()
-        hasher = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-        for name in ("set.json", "faces.csv"):
-            hasher.update(hashlib.sha256((self.packed.folder / name).read_bytes()).digest())
-        hasher.update(np.ascontiguousarray(self.rows, "<i8").tobytes())
-        return hasher.hexdigest()
+        """Hash of the set and of the rows."""
+        rows = np.ascontiguousarray(self.rows, "<i8").tobytes()
+        return hashlib.sha256(set_digest(self.packed).encode() + rows).hexdigest()
+
+
+def set_digest(packed: PackedFaces) -> str:
+    """Hash of a set's description; its crops count by the size and time of their file, not by content."""
+    stat = (packed.folder / "crops.npy").stat()
+    hasher = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    for path in (packed.folder / name for name in ("set.json", "faces.csv", "targets.npz")):
+        hasher.update(hashlib.sha256(path.read_bytes() if path.exists() else b"").digest())
+    return hasher.hexdigest()
 
 
 class Features:
@@ -77,9 +83,16 @@ class Features:
         first = [next(iter(part.values())) for part in self._parts]
         self.copies = min(array.shape[0] for array in first)
         self._starts = np.cumsum([0, *(array.shape[1] for array in first)])
+        self._chosen = np.arange(self._starts[-1])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._chosen)
+
+    def subset(self, numbers: np.ndarray) -> Features:
+        """Features of some of these faces, by number, on the same arrays."""
+        subset = copy.copy(self)
+        subset._chosen = self._chosen[numbers]
+        return subset
 
     def gather(self, rows: np.ndarray, copies: np.ndarray | int = 0) -> dict[str, Tensor]:
         """float32 inputs of a head, NCHW in shape, channels last in memory.
@@ -88,7 +101,7 @@ class Features:
             rows: int [n] numbers of faces.
             copies: int [n], which rendering of each.
         """
-        rows, copies = np.asarray(rows), np.broadcast_to(copies, len(rows))
+        rows, copies = self._chosen[rows], np.broadcast_to(copies, len(rows))
         part = np.searchsorted(self._starts, rows, side="right") - 1
         gathered = {}
         for name, array in self._parts[0].items():
@@ -185,13 +198,13 @@ def _compute(
     }
     for step, start in enumerate(range(done, copies * count, _BATCH), start=1):
         numbers = np.arange(start, min(start + _BATCH, copies * count))
-        copy, row = numbers // count, numbers % count
+        which, row = np.divmod(numbers, count)
         crops = np.concatenate(
-            [_rendering(source, int(r), int(c), size, jitter, seed) for r, c in zip(row, copy, strict=True)]
+            [_rendering(source, int(r), int(c), size, jitter, seed) for r, c in zip(row, which, strict=True)]
         )
         for name, values in fast.features(crops, branch).items():
             limit = np.finfo(storage).max  # float16 ends at 65504; a residual stream may be beyond it
-            arrays[name][copy, row] = np.clip(values, -limit, limit)
+            arrays[name][which, row] = np.clip(values, -limit, limit)
         if step % _EVERY == 0:
             _commit(arrays, progress, start + len(numbers))
         yield start + len(numbers)
