@@ -2,7 +2,7 @@
 
     python scripts/train_demo_weights.py --data DIR --out FILE [--cache DIR] [--minutes 70]
 
-DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.datasets``). Their terms allow
+DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.sources``). Their terms allow
 research only, and so do the weights. FILE is written whole or not at all, with a log of all figures beside it (FILE
 with .json), of which ``scripts/model_card.py`` makes the model card.
 
@@ -20,6 +20,7 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,19 @@ from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.spec import NetworkSpec
 from faceattr_fast.training import evaluate
 from faceattr_fast.training.augment import render
-from faceattr_fast.training.datasets import FaceSet, load_ferplus, load_lfw, load_utkface, read_rows
+from faceattr_fast.training.datasets import FaceSet
 from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
 from faceattr_fast.training.labels import TRAINED_ETHNICITIES, UNKNOWN
+from faceattr_fast.training.prepare import PrepareOptions, prepare
 from faceattr_fast.training.schedule import Budget, Recipe
+from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
+from faceattr_fast.training.tables import rows_of
 from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
 from faceattr_fast.weights import Weights, read_weights, write_weights
 
 LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
 VERSION = "1"
+HELD_OUT = 1200  # faces of UTKFace
 
 
 def demo_spec() -> NetworkSpec:
@@ -54,6 +59,20 @@ def demo_spec() -> NetworkSpec:
     trained = {"ethnicity": TRAINED_ETHNICITIES}
     heads = tuple(dataclasses.replace(head, trained=trained.get(head.name, True)) for head in spec.heads)
     return dataclasses.replace(spec, heads=heads)
+
+
+def face_sets(data: Path, cache: Path, seed: int, report: Callable[[str], None]) -> list[FaceSet]:
+    """UTKFace, LFW and FER+, each packed once in the cache folder; only UTKFace's split depends on the seed."""
+    plans = [
+        (UTKFace(data / "utkface"), PrepareOptions(test=HELD_OUT, seed=seed)),
+        (LFW(data / "lfw"), PrepareOptions()),
+        (FERPlus(data / "ferplus"), PrepareOptions()),
+    ]
+    folders = [cache / f"utkface-{HELD_OUT}-{seed}", cache / "lfw", cache / "ferplus"]
+    return [
+        prepare(source, folder, options, report=report).face_set()
+        for (source, options), folder in zip(plans, folders, strict=True)
+    ]
 
 
 def measure(
@@ -105,7 +124,7 @@ def verify(embedding: np.ndarray, lfw: FaceSet, index: np.ndarray, pairs: Path, 
     unit = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     place = {Path(lfw.names[i]).stem: row for row, i in enumerate(index)}
     cosines, same = [], []
-    for row in read_rows(pairs):
+    for _, row in rows_of(pairs):
         a, b = (place.get(f"{row[f'person_{x}']}_{int(row[f'image_{x}']):04d}") for x in "ab")
         if a is not None and b is not None:
             cosines.append(float(unit[a] @ unit[b]))
@@ -196,7 +215,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with lfw, utkface and ferplus")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
-    parser.add_argument("--cache", type=Path, help="folder for packed crops (2.5 GB); default: .cache beside --out")
+    parser.add_argument("--cache", type=Path, help="folder for packed crops (3.8 GB); default: .cache beside --out")
     parser.add_argument(
         "--minutes", type=minutes, default=70, help="that a whole schedule takes; a pause of the process does not count"
     )
@@ -244,10 +263,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
-    cache = arguments.cache
-    lfw = load_lfw(arguments.data / "lfw", cache, report=report)
-    sets = [utkface := load_utkface(arguments.data / "utkface", cache, seed=arguments.seed, report=report), lfw]
-    sets.append(ferplus := load_ferplus(arguments.data / "ferplus", report=report))
+    sets = utkface, lfw, ferplus = face_sets(arguments.data, arguments.cache, arguments.seed, report)
 
     recipe = Recipe()
     net = arguments.net

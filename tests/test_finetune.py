@@ -299,6 +299,19 @@ def test_other_wrong_input(small_file, folder, tmp_path, capsys):
         HeadData.of(Faces.open([alone]), "ramp", "fc")
 
 
+def test_crops_are_those_that_the_weights_expect(small_net, tmp_path):
+    crop = {"points": [[1.0, 2.0]] * 5, "border": "zero"}
+    reference.save(small_net, tmp_path / "base", metadata={"crop": crop})
+    labels = {"ramp": ["up", "down"] * 4}
+    for border in ("zero", "replicate"):
+        info = {"kind": "aligned", "crop": {**crop, "border": border, "margin": 0}}
+        write_packed(tmp_path / border, striped_faces(8)[0], {"ramp": ("up", "down")}, labels, info=info)
+    options = ("ramp", "fc", tmp_path / "out", tmp_path / "cache")
+    finetune.fine_tune(tmp_path / "base", Faces.open([tmp_path / "zero"]), *options, recipe=QUICK)
+    with pytest.raises(ValueError, match="border is replicate, expected zero"):
+        finetune.fine_tune(tmp_path / "base", Faces.open([tmp_path / "replicate"]), *options, recipe=QUICK)
+
+
 def test_sets_are_joined_by_the_names_of_their_classes(folder, tmp_path, small_file, cache):
     other = write_packed(
         tmp_path / "other", striped_faces(8, seed=1)[0], {"ramp": ("down", "up")}, {"ramp": ["up", "down"] * 4},

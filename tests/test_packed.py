@@ -11,8 +11,9 @@ pytest.importorskip("cv2")
 from faceattr_fast.spec import AGE_LABELS, EMOTION_LABELS, GENDER_LABELS
 from faceattr_fast.training import augment
 from faceattr_fast.training.labels import age_targets
-from faceattr_fast.training.packed import PackedError, PackedFaces
+from faceattr_fast.training.packed import PackedFaces
 from faceattr_fast.training.packing import Entry, PackedWriter
+from faceattr_fast.training.tables import DataError
 
 SIDE = 24
 CLASSES = {"gender": GENDER_LABELS, "age": AGE_LABELS, "emotion": EMOTION_LABELS}
@@ -129,7 +130,7 @@ def test_what_a_writer_refuses(tmp_path):
         writer.add(entry(0), crops(1)[0])
         with pytest.raises(ValueError, match=r"uint8 \(24, 24, 3\), got uint8 \(24, 23, 3\)"):
             writer.add(entry(1), crops(1)[0][:, :23])
-    with pytest.raises(PackedError, match=r"begun with other settings .*source: 'a', now 'b'"):
+    with pytest.raises(DataError, match=r"begun with other settings .*source: 'a', now 'b'"):
         PackedWriter(tmp_path / "other", SIDE, {"source": "b"})
     with PackedWriter(tmp_path / "other", SIDE, {"source": "b"}, restart=True) as writer:
         assert writer.written == 0
@@ -161,7 +162,7 @@ def replace(path, old, new):
 def test_damage_is_named(tmp_path, damage, message):
     folder = write(tmp_path / "set")
     damage(folder)
-    with pytest.raises(PackedError, match=message):
+    with pytest.raises(DataError, match=message):
         PackedFaces.open(folder)
 
 

@@ -1,5 +1,6 @@
 """Splits, data sets, crops and the trainer, on faces that the tests draw themselves."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
-from training_data import drawn_face, tiny_spec, write_data  # noqa: E402
+from training_data import drawn_face, face_sets, tiny_spec, write_data  # noqa: E402
 
 from faceattr_fast import reference  # noqa: E402
 from faceattr_fast.spec import AGE_LABELS, ETHNICITY_LABELS  # noqa: E402
@@ -25,20 +26,45 @@ def test_near_duplicates_are_found_and_kept_on_one_side():
         for p in originals[:10]
     ])  # fmt: skip
     groups = splits.duplicate_groups(splits.difference_hash(np.concatenate([originals, copies])))
-    assert (groups[30:] == groups[:10]).all()
-    assert len(np.unique(groups)) == 30
-    held = splits.split_groups(groups, 12, seed=3)
-    assert 8 <= held.sum() <= 12
-    assert not set(groups[held]) & set(groups[~held])
-    assert np.array_equal(held, splits.split_groups(groups, 12, seed=3))
+    assert groups[:30].tolist() == list(range(30))
+    assert groups[30:].tolist() == list(range(10))
+    split = splits.assign(groups, {"test": 12, "validation": 7}, "train", seed=3)
+    assert 10 <= (split == "test").sum() <= 12
+    assert 5 <= (split == "validation").sum() <= 9
+    for name in ("test", "validation"):
+        assert not set(groups[split == name]) & set(groups[split != name])
+    assert np.array_equal(split, splits.assign(groups, {"test": 12, "validation": 7}, "train", seed=3))
+    # Who else is held out does not change the test split.
+    assert np.array_equal(split == "test", splits.assign(groups, {"test": 12}, "train", seed=3) == "test")
 
 
 def test_chains_of_duplicates_are_one_group():
     bits = np.zeros((4, 64), bool)
     bits[1, :3] = bits[2, :6] = True
     bits[3] = True
-    groups = splits.duplicate_groups(bits, most=3)
-    assert groups[0] == groups[1] == groups[2] != groups[3]
+    groups = splits.duplicate_groups(np.packbits(bits, axis=1), most=3)
+    assert groups.tolist() == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(("most", "side"), [(0, 8), (1, 8), (5, 8), (16, 16), (26, 16)])
+def test_groups_are_those_of_comparing_all_with_all(most, side):
+    rng = np.random.default_rng(most)
+    bits = rng.random((400, side * side)) < 0.5
+    for i in range(100, 400):  # copies of copies, with flips about the limit
+        flips = rng.permutation(side * side)[: rng.integers(0, 2 * most + 2)]
+        bits[i] = bits[rng.integers(0, i)]
+        bits[i, flips] ^= True
+    apart = (bits[:, None] != bits[None]).sum(2)
+    pairs = apart[np.triu_indices(len(bits), 1)]
+    assert (pairs == most).sum() >= 3
+    assert (pairs == most + 1).sum() >= 3
+    expected = np.arange(len(bits))
+    while True:  # each takes the smallest number among its neighbours, until nothing changes
+        least = np.where(apart <= most, expected[None], len(bits)).min(1)
+        if np.array_equal(least, expected):
+            break
+        expected = least
+    assert np.array_equal(splits.duplicate_groups(np.packbits(bits, axis=1), most), expected)
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -53,25 +79,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(data, tmp_path_factory) -> list[datasets.FaceSet]:
-    cache = tmp_path_factory.mktemp("cache")
-    return [
-        datasets.load_utkface(data / "utkface", cache, held_out=8, report=lambda line: None),
-        datasets.load_lfw(data / "lfw", cache, report=lambda line: None),
-        datasets.load_ferplus(data / "ferplus", report=lambda line: None),
-    ]
-
-
-def test_a_damaged_picture_is_reported_and_skipped_and_crops_are_packed_once(data, tmp_path):
-    lines: list[str] = []
-    faces = datasets.load_utkface(data / "utkface", tmp_path, held_out=8, report=lines.append)
-    assert sum("skipped u7.png" in line for line in lines) == 1
-    assert len(faces) == 38  # less the damaged one and the one without landmarks
-    assert "u7.png" not in faces.names
-    assert "u9.png" not in faces.names
-    lines.clear()
-    again = datasets.load_utkface(data / "utkface", tmp_path, held_out=8, report=lines.append)
-    assert not any("aligning" in line for line in lines)
-    assert np.array_equal(again.pictures, faces.pictures)
+    return face_sets(data, tmp_path_factory.mktemp("packed"))
 
 
 def test_utkface_labels(sets):
@@ -97,8 +105,9 @@ def test_ferplus_test_split_is_whole_and_its_copies_do_not_train(sets):
     ferplus = sets[2]
     assert len(ferplus.held_out) == 8
     assert "f0" not in ferplus.names
-    assert ferplus.extra["copies"] == 1
-    assert ferplus.extra["test ties"] >= 1
+    ties = ferplus.held_out[ferplus.labels["emotion"][ferplus.held_out] == labels.UNKNOWN]
+    assert ferplus.targets["emotion"][ties].any(1).all()
+    assert ferplus.targets["emotion"][ties[-1]].tolist()[:2] == [0.5, 0]
 
 
 # --- crops ------------------------------------------------------------------------------------------------------------
@@ -262,6 +271,15 @@ def test_the_schedule_warms_up_and_falls():
     assert rates[0] < 0.1 * recipe.rate
     assert rates[-1] < 0.01 * recipe.rate
     assert [recipe.phase(p).size for p in (0.0, 0.999, 1.0)][1:] == [224, 224]
+
+
+def test_faces_of_nobody_known_are_no_person(sets):
+    lfw = sets[1]
+    unnamed = dataclasses.replace(lfw, people=np.where(lfw.people == "P_1", "", lfw.people))
+    for faces, expected in ((lfw, 6), (unnamed, 5)):
+        batches = trainer._Batches([faces], schedule.Recipe(), tiny_spec(), 0)
+        assert batches.identities == expected
+    assert (batches.identity[0][lfw.people == "P_1"] == -1).all()
 
 
 def test_unknown_labels_give_no_loss():

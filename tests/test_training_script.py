@@ -1,7 +1,6 @@
 """The script that makes the demonstration weights, on tiny data; the weights that are shipped."""
 
 import dataclasses
-import functools
 import importlib.util
 import json
 import re
@@ -19,7 +18,7 @@ from faceattr_fast import FastForward, cli  # noqa: E402
 from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate  # noqa: E402
 from faceattr_fast.reference import FaceAttrNet, save  # noqa: E402
 from faceattr_fast.spec import ETHNICITY_LABELS, HeadSpec, PixelSpec  # noqa: E402
-from faceattr_fast.training import datasets, labels, schedule  # noqa: E402
+from faceattr_fast.training import labels, schedule  # noqa: E402
 from faceattr_fast.weights import read_weights, shipped_weights  # noqa: E402
 
 
@@ -44,7 +43,7 @@ def tiny_script(script, monkeypatch):
     spec = dataclasses.replace(spec, heads=(*spec.heads, ethnicity), pixels=PixelSpec())
     monkeypatch.setattr(script, "demo_spec", lambda: spec)
     monkeypatch.setattr(script, "Recipe", lambda: schedule.Recipe((schedule.Phase(1.0, 32, 16),)))
-    monkeypatch.setattr(script, "load_utkface", functools.partial(datasets.load_utkface, held_out=8))
+    monkeypatch.setattr(script, "HELD_OUT", 8)
     return script
 
 

@@ -79,6 +79,22 @@ def write_data(root: Path) -> None:
     )  # fmt: skip
 
 
+def face_sets(data: Path, packed: Path) -> list:
+    """The three of :func:`write_data` as the trainer takes them."""
+    from faceattr_fast.training.prepare import PrepareOptions, prepare
+    from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
+
+    sources = [
+        (UTKFace(data / "utkface"), PrepareOptions(test=8)),
+        (LFW(data / "lfw"), None),
+        (FERPlus(data / "ferplus"), None),
+    ]
+    return [
+        prepare(source, packed / source.name, options, report=lambda line: None).face_set()
+        for source, options in sources
+    ]
+
+
 def write_packed(folder: Path, crops: np.ndarray, classes: dict, labels: dict, **columns) -> Path:
     """A packed set of these crops; a label of "" is unknown.
 

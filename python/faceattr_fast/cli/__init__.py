@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import bench, doctor, export_onnx, fine_tune, predict, quantize, search_depth, tune, verify
+from . import bench, doctor, export_onnx, fine_tune, predict, prepare, quantize, search_depth, tune, verify
 from .usage import UsageError
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "predict": predict,
     "verify": verify,
+    "prepare": prepare,
     "search-depth": search_depth,
     "fine-tune": fine_tune,
     "quantize": quantize,

@@ -13,10 +13,10 @@ _BAR, _INTERVAL = 24, 0.1
 
 
 class Progress:
-    """Counts ``total`` items: ``with Progress(40, "pictures") as progress: …; progress.step()``."""
+    """Counts ``total`` items: ``with Progress(40, "pictures") as progress: …; progress.step()``; None: not known."""
 
-    def __init__(self, total: int, unit: str) -> None:
-        self._total, self._unit, self._done = total, unit, 0
+    def __init__(self, total: int | None, unit: str) -> None:
+        self.total, self._unit, self._done = total, unit, 0
         self._shown = sys.stderr.isatty()
         self._started = time.monotonic()
         self._drawn = 0.0
@@ -28,10 +28,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._clear()
 
-    def step(self) -> None:
-        """One more item is done."""
-        self._done += 1
-        if time.monotonic() - self._drawn >= _INTERVAL or self._done == self._total:
+    def step(self, done: int | None = None) -> None:
+        """One more item is done, or so many are."""
+        self._done = self._done + 1 if done is None else done
+        if time.monotonic() - self._drawn >= _INTERVAL or self._done == self.total:
             self._draw()
 
     def show(self, done: int, note: str) -> None:
@@ -45,7 +45,7 @@ class Progress:
         def show(done: int, total: int) -> None:
             if unit != self._unit:  # what was done before says nothing of how long this takes
                 self._started = time.monotonic()
-            self._done, self._total, self._unit = done, total, unit
+            self._done, self.total, self._unit = done, total, unit
             if time.monotonic() - self._drawn >= _INTERVAL or done == total:
                 self._draw(note)
 
@@ -61,11 +61,14 @@ class Progress:
         if not self._shown:
             return
         self._drawn = time.monotonic()
-        filled = _BAR * self._done // max(1, self._total)
-        text = f"[{'#' * filled}{'.' * (_BAR - filled)}] {self._done}/{self._total} {self._unit}"
+        if self.total is None:
+            text = f"{self._done} {self._unit}"
+        else:
+            filled = _BAR * self._done // max(1, self.total)
+            text = f"[{'#' * filled}{'.' * (_BAR - filled)}] {self._done}/{self.total} {self._unit}"
         elapsed = self._drawn - self._started
-        if self._done and elapsed > 1:
-            text += f", {elapsed / self._done * (self._total - self._done):.0f} s left"
+        if self.total is not None and self._done and elapsed > 1:
+            text += f", {elapsed / self._done * (self.total - self._done):.0f} s left"
         sys.stderr.write(f"\r\x1b[K{text}{'  ' + note if note else ''}")
         sys.stderr.flush()
 

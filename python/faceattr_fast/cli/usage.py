@@ -58,11 +58,11 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights file (default: the one in the package)")
 
 
-def add_threads_argument(parser: argparse.ArgumentParser) -> None:
+def add_threads_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="default: the CPUs that this process may use")
 
 
-def add_detector_arguments(parser: argparse.ArgumentParser) -> None:
+def add_detector_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--detector", default="auto", choices=("auto", "yunet", "haar"), help="default: auto")
     parser.add_argument("--detector-model", type=Path, metavar="FILE", help="YuNet's model file")
     parser.add_argument("--crops", action="store_true", help="the pictures are cropped faces: use no detector")

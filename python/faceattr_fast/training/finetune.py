@@ -128,10 +128,12 @@ def fine_tune(
         What was trained on, and accuracy per split.
 
     Raises:
-        ValueError: as :meth:`.HeadData.of`, or float16 would change the trunk.
+        ValueError: as :meth:`.HeadData.of`, crops of another template, or float16 would change
+            the trunk.
     """
     recipe = recipe or HeadRecipe()
     weights = read_weights(base)
+    faces.check_crops(weights.metadata)
     data = HeadData.of(faces, name, branch, labels=labels, kind=kind)
     module = new_head(weights.spec, data.head, seed, start, weights)
     if dtype == "float16":

@@ -62,6 +62,22 @@ class Faces:
         rows = [np.flatnonzero(wanted[a:b]) for a, b in pairwise(starts)]
         return [Source(p, s, r) for p, s, r in zip(self.packed, self.sets, rows, strict=True) if len(r)]
 
+    def check_crops(self, metadata: Mapping[str, Any]) -> None:
+        """Raise ValueError unless aligned crops were cut as the weights that they are to train expect them.
+
+        Args:
+            metadata: of the weights.
+        """
+        crop = metadata.get("crop")
+        expected: dict[str, Any] = crop if isinstance(crop, dict) else {}
+        for packed in self.packed:
+            found = packed.info["crop"]
+            if differ := [name for name, value in expected.items() if name in found and found[name] != value]:
+                raise ValueError(
+                    f"{packed.folder} was aligned otherwise than the weights expect: {differ[0]} is "
+                    f"{found[differ[0]]}, expected {expected[differ[0]]}"
+                )
+
     def names(self, wanted: np.ndarray) -> list[str]:
         """Names of the sets that have such faces."""
         return [source.packed.info["name"] for source in self.sources(wanted)]

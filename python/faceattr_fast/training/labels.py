@@ -14,8 +14,8 @@ import numpy as np
 from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS, years_of_label
 
 __all__ = [
-    "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_targets", "emotion_index", "expected_age",
-    "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity", "utkface_gender",
+    "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_range_targets", "age_targets", "emotion_index",
+    "expected_age", "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity", "utkface_gender",
 ]  # fmt: skip
 
 UNKNOWN = -1
@@ -62,6 +62,12 @@ def age_targets(years: np.ndarray, spread: float = 0.08) -> np.ndarray:
             below = [0.5 * (1 + math.erf((edge - age) / scale)) for edge in edges]
             row[:] = np.diff(below, prepend=0.0)
     return targets
+
+
+def age_range_targets(first: int, last: int) -> np.ndarray:
+    """[14] float64: the share of the years ``first`` to ``last`` that each age label holds."""
+    bins = [age_bin(years) for years in range(first, last + 1)]
+    return np.bincount(bins, minlength=len(AGE_LABELS)) / len(bins)
 
 
 def utkface_gender(code: int) -> int:

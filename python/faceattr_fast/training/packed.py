@@ -16,9 +16,8 @@ A crop is ``aligned`` by the template, with a margin of photo around it from whi
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -26,27 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS
+from ..spec import AGE_LABELS
 from .datasets import FaceSet
 from .labels import UNKNOWN, age_targets, hard_targets
+from .tables import DataError, class_index, rows_of, whole_number
 
-__all__ = ["CLASSES", "FIXED_COLUMNS", "FORMAT", "SPLITS", "PackedError", "PackedFaces"]
+__all__ = ["FIXED_COLUMNS", "FORMAT", "SPLITS", "DataError", "PackedFaces"]
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
 FIXED_COLUMNS = ("file", "subject", "split", "group", "years")
-
-CLASSES = {
-    "gender": GENDER_LABELS,
-    "ethnicity": ETHNICITY_LABELS,
-    "age": AGE_LABELS,
-    "emotion": EMOTION_LABELS,
-}
-"""Classes of the labels that the package knows, in its order; other labels bring their own."""
-
-
-class PackedError(ValueError):
-    """A folder is no packed set, or a file of it is not what it should be; the message names file and row."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,7 @@ class PackedFaces:
 
         Raises:
             FileNotFoundError: there is no such folder, or a file of it is missing.
-            PackedError: a file is damaged, or is not what the others say.
+            DataError: a file is damaged, or is not what the others say.
         """
         folder = Path(folder)
         if not (folder / "set.json").is_file():
@@ -93,12 +81,12 @@ class PackedFaces:
         try:
             crops = np.load(folder / "crops.npy", mmap_mode="r")
         except ValueError as error:
-            raise PackedError(f"{folder / 'crops.npy'}: {error}") from error
+            raise DataError(f"{folder / 'crops.npy'}: {error}") from error
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[3] != 3:
-            raise PackedError(f"{folder / 'crops.npy'}: expected uint8 [N, S, S, 3], got {crops.dtype} {crops.shape}")
+            raise DataError(f"{folder / 'crops.npy'}: expected uint8 [N, S, S, 3], got {crops.dtype} {crops.shape}")
         columns = _read_faces(folder / "faces.csv", info["classes"])
         if len(columns["file"]) != len(crops):
-            raise PackedError(f"{folder / 'faces.csv'}: {len(columns['file'])} rows for {len(crops)} crops")
+            raise DataError(f"{folder / 'faces.csv'}: {len(columns['file'])} rows for {len(crops)} crops")
         return cls(
             folder,
             crops,
@@ -201,52 +189,13 @@ def _info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PackedError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         got = info.get("format") if isinstance(info, dict) else info
-        raise PackedError(f"{path}: expected a packed set of format {FORMAT}, got {got!r}")
+        raise DataError(f"{path}: expected a packed set of format {FORMAT}, got {got!r}")
     if missing := {"name", "crop", "classes", "split"} - info.keys():
-        raise PackedError(f"{path}: expected the entries {sorted(missing)}, they are not there")
+        raise DataError(f"{path}: expected the entries {sorted(missing)}, they are not there")
     return info
-
-
-def rows_of(path: Path, required: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a CSV file with a header, one at a time.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        PackedError: a required column is missing, a row has another number of columns, or the text is no UTF-8.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            found = reader.fieldnames or ()
-            if missing := [column for column in required if column not in found]:
-                raise PackedError(f"{path}: expected the columns {missing}, got {list(found)}")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise PackedError(f"{path}, line {reader.line_num}: expected {len(found)} columns, got {row}")
-                yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise PackedError(f"{path}, after line {reader.line_num}: {error}") from error
-
-
-def class_index(name: str, classes: Mapping[str, int], head: str, where: str) -> int:
-    """Index of a class by its name, -1 for an empty one; PackedError for a name that is none of them."""
-    if not name:
-        return UNKNOWN
-    try:
-        return classes[name]
-    except KeyError:
-        raise PackedError(f"{where}: {head}: expected one of {list(classes)} or nothing, got {name!r}") from None
-
-
-def whole_number(text: str, column: str, where: str) -> int:
-    """An integer of a CSV file; PackedError for anything else."""
-    try:
-        return int(text)
-    except ValueError:
-        raise PackedError(f"{where}: {column}: expected a whole number, got {text!r}") from None
 
 
 def _read_faces(path: Path, classes: Mapping[str, list[str]]) -> dict[str, list[Any]]:
@@ -255,7 +204,7 @@ def _read_faces(path: Path, classes: Mapping[str, list[str]]) -> dict[str, list[
     for line, row in rows_of(path, columns):
         where = f"{path}, line {line}"
         if row["split"] not in SPLITS:
-            raise PackedError(f"{where}: split: expected one of {list(SPLITS)}, got {row['split']!r}")
+            raise DataError(f"{where}: split: expected one of {list(SPLITS)}, got {row['split']!r}")
         columns["file"].append(row["file"])
         columns["subject"].append(row["subject"])
         columns["split"].append(row["split"])
@@ -274,5 +223,5 @@ def _read_targets(path: Path, classes: Mapping[str, list[str]], count: int) -> d
     for head, values in targets.items():
         expected = (count, len(classes.get(head, ())))
         if values.shape != expected or values.dtype != np.float32:
-            raise PackedError(f"{path}: {head}: expected float32 {expected}, got {values.dtype} {values.shape}")
+            raise DataError(f"{path}: {head}: expected float32 {expected}, got {values.dtype} {values.shape}")
     return targets

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .labels import UNKNOWN
-from .packed import FIXED_COLUMNS, FORMAT, SPLITS, PackedError
+from .packed import FIXED_COLUMNS, FORMAT, SPLITS
+from .tables import DataError
 
 __all__ = ["Entry", "PackedWriter"]
 
@@ -69,7 +70,7 @@ class PackedWriter:
 
     Raises:
         FileExistsError: the set is there already.
-        PackedError: the earlier writer had other settings.
+        DataError: the earlier writer had other settings.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class PackedWriter:
         differ = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
         if differ:
             changes = ", ".join(f"{name}: {found.get(name)!r}, now {wanted.get(name)!r}" for name in differ)
-            raise PackedError(f"{self.part} was begun with other settings ({changes}): restart, or use these again")
+            raise DataError(f"{self.part} was begun with other settings ({changes}): restart, or use these again")
 
     def _recover(self) -> tuple[int, int]:
         """Pictures and crops that are wholly on disk; what is there of a further one is cut off."""

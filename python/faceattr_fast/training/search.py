@@ -116,6 +116,7 @@ class _Ground:
         indices = sorted({spec.branch_index(branch) for branch in search.branches})
         self.branches = tuple(spec.branches[index] for index in indices)
         self.faces = Faces.open(search.data, search.smoothing)
+        self.faces.check_crops(self.weights.metadata)
         eligible = self._eligible()
         self.data = {
             name: HeadData.of(self.faces, name, "fc", kind=kind, labels=self._labels(name), train=eligible)

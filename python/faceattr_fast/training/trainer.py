@@ -71,6 +71,7 @@ class _Batches:
         for faces in self.sets:
             if faces.people is not None:
                 counts.update(faces.people[faces.train].tolist())
+        counts.pop("", None)  # nobody known
         chosen = sorted(person for person, count in counts.items() if count >= self.recipe.least_images)
         number = {person: i for i, person in enumerate(chosen)}
         return len(chosen), [
