@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from .fine_tune import add_recipe_arguments, cache_of, recipe_of
@@ -43,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--sigmoid: not among --heads: {', '.join(sorted(unknown))}")
     if arguments.class_weights not in (None, "balanced"):
         raise UsageError(f"--class-weights: for several heads only 'balanced', got {arguments.class_weights!r}")
+    from concurrent.futures.process import BrokenProcessPool
+
     try:
         return _search(arguments, weights)
     except BrokenProcessPool:

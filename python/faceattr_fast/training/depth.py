@@ -166,7 +166,7 @@ class DepthGrid:
 
         ours = np.array([[self.accuracy[head, branch].mean() for head in self.heads] for branch in self.branches])
         panels = [("here", self.heads, self.branches, ours)]
-        printed = [head for head in ("emotion", "age", "ethnicity", "gender") if head in self.heads]
+        printed = [head for head in self.heads if head in PAPER_GRID["fc"]]
         if printed:
             values = np.array([[row[head] for head in printed] for row in PAPER_GRID.values()])
             panels.append(("paper", tuple(printed), tuple(PAPER_GRID), values))

@@ -90,7 +90,7 @@ class TrainingRun:
     """
 
     checkpoint: Path | None = None
-    every: int = 200
+    every: int = 50
     log: Path | None = None
     identity: str = ""
     progress: Progress | None = None
