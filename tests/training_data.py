@@ -98,3 +98,39 @@ def face_sets(data: Path, packed: Path) -> list:
         prepare(source, packed / source.name, options, report=lambda line: None).face_set()
         for source, options in sources
     ]
+
+
+def write_packed(folder: Path, crops: np.ndarray, classes: dict, labels: dict, **columns) -> Path:
+    """A packed set of these crops; a label of "" is unknown.
+
+    Args:
+        folder: to write.
+        crops: uint8 [N, S, S, 3].
+        classes: name of a label to names of its classes.
+        labels: name of a label to [N] names of classes.
+        columns: split, groups, targets (label to [N, classes]), info.
+    """
+    from faceattr_fast.training.packing import Entry, PackedWriter
+
+    count = len(crops)
+    targets = columns.get("targets", {})
+    with PackedWriter(folder, crops.shape[1], {}) as writer:
+        for i, crop in enumerate(crops):
+            soft = {name: [float(v) for v in rows[i]] for name, rows in targets.items() if np.any(rows[i])}
+            known = {name: str(values[i]) for name, values in labels.items() if values[i]}
+            writer.add(Entry(f"{i}.png", labels=known, targets=soft), crop)
+        return writer.finish(
+            np.asarray(columns.get("split", ["train"] * count)),
+            np.asarray(columns.get("groups", np.arange(count))),
+            classes,
+            {"name": folder.name, "version": "1", "kind": "tight", "split": "drawn", "crop": {"margin": 0},
+             "terms": "drawn for tests"} | columns.get("info", {}),
+        )  # fmt: skip
+
+
+def striped_faces(count: int, side: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of noise, every other one brighter below than above: uint8 [N, S, S, 3] and [N] 0 or 1."""
+    rng = np.random.default_rng(seed)
+    kind = np.arange(count) % 2
+    ramp = np.linspace(-80, 80, side)[None, :, None, None] * (2 * kind - 1)[:, None, None, None]
+    return np.clip(rng.normal(127, 25, (count, side, side, 3)) + ramp, 0, 255).astype(np.uint8), kind

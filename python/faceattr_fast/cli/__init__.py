@@ -11,7 +11,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import bench, calibrate, doctor, evaluate, export_onnx, predict, prepare, quantize, tune, verify
+from . import (
+    bench,
+    calibrate,
+    doctor,
+    evaluate,
+    export_onnx,
+    fine_tune,
+    predict,
+    prepare,
+    quantize,
+    search_depth,
+    tune,
+    verify,
+)
 from .usage import UsageError
 
 __all__ = ["main"]
@@ -20,6 +33,8 @@ _COMMANDS = {
     "predict": predict,
     "verify": verify,
     "prepare": prepare,
+    "search-depth": search_depth,
+    "fine-tune": fine_tune,
     "evaluate": evaluate,
     "calibrate": calibrate,
     "quantize": quantize,

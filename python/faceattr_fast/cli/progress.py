@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 __all__ = ["Progress"]
@@ -37,6 +38,18 @@ class Progress:
         """So many items are done; what happens now."""
         self._done = done
         self._draw(note)
+
+    def meter(self, unit: str, note: str) -> Callable[[int, int], None]:
+        """For work that says itself how many items are done, and of how many."""
+
+        def show(done: int, total: int) -> None:
+            if unit != self._unit:  # what was done before says nothing of how long this takes
+                self._started = time.monotonic()
+            self._done, self.total, self._unit = done, total, unit
+            if time.monotonic() - self._drawn >= _INTERVAL or done == total:
+                self._draw(note)
+
+        return show
 
     def print(self, line: str, file: TextIO) -> None:
         """Print a line, flushed, where the bar was."""

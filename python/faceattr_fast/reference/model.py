@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import BN_EPS
-from ..spec import BlockSpec, HeadSpec, NetworkSpec
+from ..spec import BlockSpec, NetworkSpec
 from ..weights import Weights, read_weights, write_weights
 
 __all__ = ["FaceAttrNet", "load", "save"]
@@ -82,6 +82,25 @@ class Head(nn.Module):
         self.bottleneck = Bottleneck(net.trunk_channels, net.embedding) if branch_index <= 2 * count + 1 else None
         self.fc = nn.Linear(net.embedding, classes)
 
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits [N, classes] of what the layers at the branch point read.
+
+        Args:
+            inputs: ``pixels``, ``block_input``, ``mid`` and ``block_input``, ``pooled`` or ``embedding``, as
+                ``FastForward.features`` gives them, but NCHW.
+        """
+        if self.bottleneck is None:
+            return self.fc(inputs["embedding"])
+        if self.stem is not None:
+            stream = self.stem(inputs["pixels"])
+        else:
+            stream = inputs["pooled"] if "pooled" in inputs else inputs["block_input"]
+        block: Any
+        for block in self.blocks.children():
+            # An even branch point starts inside a block; every later one is whole.
+            stream = block(stream) if hasattr(block, "reduce") else block.join(inputs["mid"], stream)
+        return self.fc(self.bottleneck(stream))
+
 
 class _NamedModules(nn.Module):
     """nn.ModuleDict refuses names that it has as methods ('items', 'pop'); a head may be called so."""
@@ -145,24 +164,23 @@ class FaceAttrNet(nn.Module):
         if self.spec.identities is not None:
             outputs["identity"] = self.heads["identity"].fc(embedding)
         for head in self.spec.heads:
-            outputs[head.name] = self._run_head(head, x, streams, mids, embedding)
+            inputs = self._head_inputs(self.spec.branch_index(head.branch), x, streams, mids, embedding)
+            outputs[head.name] = self.heads[head.name](inputs)
         return outputs
 
-    def _run_head(
-        self, spec: HeadSpec, x: Tensor, streams: list[Tensor], mids: list[Tensor], embedding: Tensor
-    ) -> Tensor:
-        head, branch = self.heads[spec.name], self.spec.branch_index(spec.branch)
-        if head.bottleneck is None:
-            return head.fc(embedding)
-        stream = streams[branch // 2] if branch % 2 else None  # an even branch point starts inside a block
-        if head.stem is not None:
-            stream = head.stem(x)
-        for i in range(1, len(self.spec.blocks) + 1):
-            own = head.blocks.get(str(i))
-            if own is None:
-                continue
-            stream = own.join(mids[i - 1], streams[i - 1]) if stream is None else own(stream)
-        return head.fc(head.bottleneck(stream))
+    def _head_inputs(
+        self, branch: int, x: Tensor, streams: list[Tensor], mids: list[Tensor], embedding: Tensor
+    ) -> dict[str, Tensor]:
+        """What the layers at a branch point read, by the names of ``FastForward.features``; NCHW."""
+        blocks = len(self.spec.blocks)
+        if branch == 0:
+            return {"pixels": x}
+        if branch == 2 * blocks + 2:
+            return {"embedding": embedding}
+        if branch == 2 * blocks + 1:
+            return {"pooled": streams[-1]}  # not yet: the bottleneck pools, and a map of one pixel stays as it is
+        inputs = {"block_input": streams[(branch - 1) // 2]}
+        return inputs if branch % 2 else {**inputs, "mid": mids[branch // 2 - 1]}
 
 
 def tensors_of(net: FaceAttrNet) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ __all__ = ["estimate_norms", "initialise", "limit_variances", "pixels_of", "trai
 
 
 @torch.no_grad()
-def initialise(net: FaceAttrNet, seed: int, expand_scale: float = 0.25) -> None:
+def initialise(net: nn.Module, seed: int, expand_scale: float = 0.25) -> None:
     """He initialisation with small 3x3s: nothing normalises the residual stream; full blocks would blow it up."""
     generator = torch.Generator().manual_seed(seed)
     for name, module in net.named_modules():
@@ -280,18 +281,27 @@ def _load_checkpoint(
 @torch.no_grad()
 def estimate_norms(net: FaceAttrNet, sets: list[FaceSet], images: int = 2000, batch: int = 50, seed: int = 0) -> None:
     """Set the batch-norm statistics to those of training crops without jitter, at the true size, in equal parts."""
+    rng = np.random.default_rng(seed)
+    chosen = [rng.permutation(np.flatnonzero(faces.train))[: -(-images // len(sets))] for faces in sets]
+    part = -(-batch // len(sets))
+    with averaging_norms(net):
+        for start in range(0, min(len(index) for index in chosen), part):
+            crops = [
+                render(f, i[start : start + part], net.spec.pixels.size) for f, i in zip(sets, chosen, strict=True)
+            ]
+            net(pixels_of(np.concatenate(crops), net.spec))
+
+
+@contextmanager
+def averaging_norms(net: nn.Module) -> Iterator[None]:
+    """Within it, batch norms take the plain average over the batches that they see; in evaluation mode afterwards."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over batches
+        norm.momentum = None
     net.train()
-    rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(faces.train))[: -(-images // len(sets))] for faces in sets]
-    part = -(-batch // len(sets))
-    for start in range(0, min(len(index) for index in chosen), part):
-        crops = [render(f, i[start : start + part], net.spec.pixels.size) for f, i in zip(sets, chosen, strict=True)]
-        net(pixels_of(np.concatenate(crops), net.spec))
+    yield
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
     net.eval()
