@@ -28,8 +28,8 @@ def run(folder: Folder, step: Step, tool: str) -> None:
     require_gpu()
     require_inputs(folder)
     workload = [sys.executable, str(ROOT / "benchmarks" / "gpu_workload.py"), str(folder.path)]
-    for kernels in ("v1", "v2"):
-        for dtype in ("float16", "int8"):
+    for dtype in ("float16", "int8"):
+        for kernels in ("v1", "v2"):
             started = time.monotonic()
             done = subprocess.run(
                 [sanitizer, "--tool", tool, "--error-exitcode", str(_FOUND), *workload, dtype, "2", "2"],
