@@ -25,7 +25,7 @@ def modules():
 def check(*arguments):
     """Runs the script as users do, on the emulator, and returns what it prints."""
     environment = {**os.environ, "FACEATTR_GPU": "emulated", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), *map(str, arguments)]
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), *map(str, arguments), "--minutes", "60"]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
