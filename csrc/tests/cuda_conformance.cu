@@ -1,0 +1,2 @@
+// cuda_conformance.cc for a device.
+#include "cuda_conformance.cc"
