@@ -1,5 +1,8 @@
 """The whole network: all attribute heads and the embedding, per batch size, input form and number of threads."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -27,3 +30,8 @@ def test_load(benchmark, paper_weights):
     from faceattr_fast import FastForward
 
     benchmark.pedantic(FastForward, (paper_weights,), rounds=3)
+
+
+def test_import(benchmark):
+    """A fresh interpreter that imports the package: what a command waits for before anything else."""
+    benchmark.pedantic(subprocess.run, ([sys.executable, "-c", "import faceattr_fast"],), {"check": True}, rounds=10)

@@ -46,26 +46,12 @@ def test_the_reference_is_imported_at_first_use():
     assert "torch" in modules_after("import faceattr_fast as f; f.reference.FaceAttrNet")
 
 
-def test_importing_is_quick(tmp_path):
-    """Under 0.15 s on an idle machine; here the processor time, and only what no busy machine exceeds."""
-    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}  # as an installed package is
-    resource = pytest.importorskip("resource")
-
-    def used():
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    def best(program):
-        times = []
-        for _ in range(5):
-            start = used()
-            run(program, **compiled)
-            times.append(used() - start)
-        return min(times)
-
-    seconds = best("import faceattr_fast") - best("pass")
-    print(f"import: {seconds * 1e3:.0f} ms beyond the interpreter")
-    assert seconds < 0.3
+def test_importing_brings_few_modules():
+    """What makes an import slow on any machine; its time is measured by benchmarks, not here."""
+    beyond = modules_after("import faceattr_fast") - modules_after("import numpy, safetensors")
+    assert len(beyond) < 90, sorted(beyond)  # 79 of them, 37 of the package
+    slow = ("unittest", "asyncio", "multiprocessing", "concurrent", "subprocess", "email", "http", "xml", "argparse")
+    assert beyond.isdisjoint(slow)
 
 
 def test_importing_reads_no_environment():
