@@ -26,6 +26,8 @@ OPTIONAL = (
     ("ONNX Script", ("onnxscript",), "onnx"),
     ("ONNX Runtime", PROVIDERS["onnxruntime"], "bench"),
     ("OpenVINO", ("openvino",), "bench"),
+    ("Ray", ("ray",), "ray"),
+    ("Arrow", ("pyarrow",), "ray"),
 )
 
 

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faces", type=positive, metavar="N", help="at most, in whole groups (default: all)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the search")
     parser.add_argument("--workers", type=positive, metavar="N",
-                        help="cells at once, a process each (default: one per thread)")  # fmt: skip
+                        help="cells at once, a process each (default: one per CPU of this machine)")  # fmt: skip
+    parser.add_argument("--on", default="here", choices=("here", "ray"),
+                        help="ray: on the cluster that RAY_ADDRESS names, or one of this machine alone")  # fmt: skip
     add_weights_argument(parser)
     add_recipe_arguments(parser)
     add_threads_argument(parser)
@@ -66,7 +68,7 @@ def _search(arguments: argparse.Namespace, weights: Path) -> int:
         threads = thread_count(arguments.threads)
         with Progress(1, "") as progress:
             grid, spec = run_search(
-                search, arguments.workers or threads, threads,
+                search, arguments.workers or threads, threads, arguments.on,
                 computing=progress.meter("faces", "running the trunk"), progress=progress.meter("cells", "training"),
                 report=lambda line: progress.print(line, sys.stderr),
             )  # fmt: skip

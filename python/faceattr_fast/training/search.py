@@ -1,7 +1,7 @@
 """The depth search: heads x branch points x folds, each cell a head trained on the other folds.
 
 A cell is a file of the search's folder: what is there is not trained again, and a search that was killed goes on. Cells
-run in one thread each, so that a result does not depend on how many run at once.
+run in one thread each, so that a result does not depend on how many run at once, or where.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ from .head_trainer import HeadRecipe, Progress, TrainingRun, predict_head, train
 __all__ = ["Cell", "Search", "group_folds", "run_search"]
 
 Kind = Literal["softmax", "sigmoid"]
+Where = Literal["here", "ray"]
 _LAST_SEED = 2**31
+_RETRIES = 3  # of a cell on Ray whose worker was killed
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ def run_search(
     search: Search,
     workers: int = 1,
     threads: int | None = None,
+    on: Where = "here",
     computing: Progress | None = None,
     progress: Progress | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -208,8 +212,11 @@ def run_search(
 
     Args:
         search: what to search.
-        workers: cells at once, each in a process and a thread of its own; 1: in this process.
-        threads: of the fast forward that runs the trunk.
+        workers: cells at once, each in a process and a thread of its own; 1: in this process, unless on Ray.
+        threads: of the fast forward that runs the trunk, in this process.
+        on: "here", or "ray": the cells are tasks of the Ray cluster that this process has joined, or that RAY_ADDRESS
+            names, or of a new one on this machine. All its machines must see base, data, out and cache under the same
+            paths. A cell whose worker was killed is run again, up to three times.
         computing: called with renderings done and in all while the trunk runs, for each branch point.
         progress: called with cells done and in all.
         report: called with a line now and then.
@@ -219,9 +226,13 @@ def run_search(
         last.
 
     Raises:
-        BrokenProcessPool: a worker was killed; the cells that are done stay.
+        BrokenProcessPool: a worker was killed, on Ray once too often; the cells that are done stay.
+        ImportError: Ray is not installed.
         ValueError: the folder has cells of a search with other settings, or a head or branch point is wrong.
     """
+    if on not in get_args(Where):
+        raise ValueError(f"on: expected one of {get_args(Where)}, got {on!r}")
+    ray = _import_ray() if on == "ray" else None
     ground = _Ground(search)
     _check_settings(search.out, ground.settings())
     cells = [Cell(*key) for key in product(search.heads, ground.branches, range(search.folds))]
@@ -233,7 +244,7 @@ def run_search(
         needed = {cell.branch for cell in waiting}
         folders = {b: ground.features(fast, b, computing).folders for b in ground.branches if b in needed}
     done = len(cells) - len(waiting)
-    for _ in _run_cells(ground, waiting, folders, workers):
+    for _ in _run_cells(ground, waiting, folders, workers, ray):
         done += 1
         if progress is not None:
             progress(done, len(cells))
@@ -245,8 +256,12 @@ def run_search(
 
 
 def _run_cells(
-    ground: _Ground, cells: Sequence[Cell], folders: Mapping[str, Sequence[Path]], workers: int
+    ground: _Ground, cells: Sequence[Cell], folders: Mapping[str, Sequence[Path]], workers: int, ray: Any
 ) -> Iterator[None]:
+    """Yields once for every cell that is done."""
+    if ray is not None:
+        yield from _run_on_ray(ray, ground.search, cells, folders, workers)
+        return
     if workers == 1 or len(cells) < 2:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -269,6 +284,47 @@ def _run_cells(
             raise
 
 
+def _run_on_ray(
+    ray: Any, search: Search, cells: Sequence[Cell], folders: Mapping[str, Sequence[Path]], workers: int
+) -> Iterator[None]:
+    if not ray.is_initialized():
+        if "RAY_ADDRESS" in os.environ:
+            ray.init()
+        else:
+            ray.init("local", num_cpus=workers, include_dashboard=False)
+    search = replace(  # another machine has another working folder
+        search, base=search.base.absolute(), data=tuple(path.absolute() for path in search.data),
+        out=search.out.absolute(), cache=search.cache.absolute(),
+    )  # fmt: skip
+    run = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_in_task)
+    waiting = list(reversed(cells))
+    running: list[Any] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                cell = waiting.pop()
+                running.append(run.remote(search, cell, [path.absolute() for path in folders[cell.branch]]))
+            done, running = ray.wait(running)
+            ray.get(done)
+            yield
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
+        raise BrokenProcessPool(str(error)) from error
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray reports to nobody
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("running on Ray needs Ray: pip install 'faceattr_fast[train,ray]'") from error
+    return ray
+
+
 _ground: _Ground | None = None  # of a worker process
 
 
@@ -276,6 +332,13 @@ def _start_worker(search: Search) -> None:
     global _ground
     torch.set_num_threads(1)
     _ground = _Ground(search)
+
+
+def _run_in_task(search: Search, cell: Cell, folders: Sequence[Path]) -> None:
+    """Ray gives a process several tasks, one after another."""
+    if _ground is None or _ground.search != search:
+        _start_worker(search)
+    _run_in_worker(cell, folders)
 
 
 def _run_in_worker(cell: Cell, folders: Sequence[Path]) -> None:
