@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--out {arguments.out} is a folder, or is in none that exists")
     weights = weights_path(arguments)
     with usage_errors():
+        from ..training.checkpoint import TrainingRun
         from ..training.finetune import fine_tune
         from ..training.head_data import Faces
-        from ..training.head_trainer import TrainingRun
         from ..weights import read_spec
 
         recipe = recipe_of(arguments)

@@ -23,11 +23,12 @@ import torch
 from ..forward import FastForward
 from ..spec import NetworkSpec
 from ..weights import parse_weights
+from .checkpoint import Progress, TrainingRun
 from .depth import DepthGrid
 from .feature_cache import Features, open_features, set_digest
 from .finetune import new_head
 from .head_data import Faces, HeadData, class_weights
-from .head_trainer import HeadRecipe, Progress, TrainingRun, predict_head, train_head
+from .head_trainer import HeadRecipe, predict_head, train_head
 
 __all__ = ["Cell", "Search", "group_folds", "run_search"]
 
@@ -179,7 +180,8 @@ class _Ground:
         factors = class_weights(data, train, search.recipe.class_weights)
         module = train_head(
             new_head(self.weights.spec, data.head, seed), data, features.subset(self.number[rows]), rows,
-            self.faces.weights[rows], search.recipe, seed, factors, TrainingRun(checkpoint, identity=str(cell)),
+            self.faces.weights[rows], search.recipe, seed, factors,
+            TrainingRun(checkpoint, depends={"cell": str(cell)}),
         )  # fmt: skip
         scores = data.scores(predict_head(module, features.subset(self.number[test])), test)
         if np.isnan(scores).all():
