@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fine_tune import count
+from .fine_tune import add_softness_arguments, check_smoothing, count
 from .progress import Progress
-from .usage import UsageError, add_threads_argument, names, positive, usage_errors
+from .usage import UsageError, add_threads_argument, counts, names, positive, usage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,13 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("instead of what the recipe says")
     how.add_argument("--steps", type=positive, metavar="N", help="of the optimiser")
-    how.add_argument("--sizes", type=names, metavar="S,…", help="side of the crops in each phase, in pixels")
+    how.add_argument("--sizes", type=counts, metavar="S,…", help="side of the crops in each phase, in pixels")
     how.add_argument("--parts", type=names, metavar="X,…", help="length of each phase, relative to the others")
-    how.add_argument("--batch", type=names, metavar="N,…", help="faces of a step, in each phase or in all of them")
+    how.add_argument("--batch", type=counts, metavar="N,…", help="faces of a step, in each phase or in all of them")
     how.add_argument("--rate", type=float, help="highest learning rate")
     how.add_argument("--mix", type=names, metavar="SET=X,…", help="share of each set in a batch (default: its faces)")
-    how.add_argument("--smoothing", type=float, help="of hard labels, 0 to 1 (default: what the set advises)")
-    how.add_argument("--age-spread", type=float, metavar="X", help="targets of ages are bells of σ = 0.5 + X * years")
+    add_softness_arguments(how)
     how.add_argument("--seed", type=count, default=0, metavar="N", help="default: 0")
 
     where = parser.add_argument_group("how it runs")
@@ -98,6 +98,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     origin = None if arguments.init is None else Origin.read(arguments.init)
     spec = _spec(arguments.spec, origin)
     recipe = _recipe(arguments, spec.pixels.size)
+    check_smoothing(arguments)
     faces = Faces.open(arguments.data, arguments.smoothing, arguments.age_spread)
     wanted = arguments.heads or (None if recipe.attributes else [_NONE])
     heads = () if wanted == [_NONE] else heads_of(spec, faces, wanted)
@@ -174,19 +175,21 @@ def _share(part: str) -> tuple[str, float]:
 def _phases(arguments: argparse.Namespace, recipe: Recipe) -> list[dict[str, Any]]:
     """Phases of the recipe with other sizes, lengths or batches."""
     phases = recipe.phases
-    sizes = [int(_number("--sizes", part)) for part in arguments.sizes or ()] or [phase.size for phase in phases]
-    batches = [int(_number("--batch", part)) for part in arguments.batch or ()] or [phase.batch for phase in phases]
+    sizes = arguments.sizes or [phase.size for phase in phases]
+    batches = arguments.batch or [phase.batch for phase in phases]
     parts = [_number("--parts", part) for part in arguments.parts or ()]
     if not parts:
         ends = [0.0, *(phase.until for phase in phases)]
         same = len(sizes) == len(phases)
         parts = [end - start for start, end in pairwise(ends)] if same else [1.0] * len(sizes)
-    batches = batches * len(sizes) if len(batches) == 1 else batches
+    batches = list(batches) * len(sizes) if len(batches) == 1 else batches
     if not len(sizes) == len(parts) == len(batches):
         raise UsageError(
             f"--sizes, --parts and --batch must speak of equally many phases, got {len(sizes)}, {len(parts)} and "
             f"{len(batches)}"
         )
+    if not all(0 < part < math.inf for part in parts):
+        raise UsageError(f"--parts: expected positive numbers, got {', '.join(map(str, parts))}")
     done, total, result = 0.0, sum(parts), []
     for size, part, batch in zip(sizes, parts, batches, strict=True):
         done += part

@@ -121,15 +121,14 @@ def train_base(
         What was trained on, how, and the log; the same on every process.
 
     Raises:
-        ValueError: there is nothing to learn, weights that do not fit, or as :class:`.BaseData` and :func:`.train`.
+        ValueError: nobody to identify where the recipe has an identity layer, weights that do not fit, or as
+            :class:`.BaseData` and :func:`.train`.
         TrainingError: losses are not finite any more.
     """
     before = {} if origin is None else origin.weights.metadata
     faces.check_crops(before)
     crop = _crop(faces)
     data = BaseData(faces, heads, recipe)
-    if not data.heads and not data.identities:
-        raise ValueError(f"nothing to learn: no heads, and not two people with {recipe.least_images} training pictures")
     if recipe.identity == "linear" and not data.identities:
         raise ValueError(f"identity: the sets have not two people with {recipe.least_images} training pictures")
     learner, note = _learner(spec, data, seed, origin, precision)
@@ -155,10 +154,11 @@ def train_base(
 def _crop(faces: Faces) -> dict[str, Any]:
     """The template that the crops of all sets were cut by."""
     crops = [{k: v for k, v in packed.info["crop"].items() if k != "margin"} for packed in faces.packed]
+    template = next(filter(None, crops), DEFAULT_TEMPLATE.to_dict())  # pictures taken as they are may name none
     for packed, crop in zip(faces.packed, crops, strict=True):
-        if crop and crop != crops[0]:
-            raise ValueError(f"{packed.folder} and {faces.packed[0].folder} were aligned by different templates")
-    return crops[0] or DEFAULT_TEMPLATE.to_dict()
+        if crop and crop != template:
+            raise ValueError(f"{packed.folder} was aligned by another template than the sets before it")
+    return template
 
 
 def _learner(

@@ -51,8 +51,8 @@ class Processes:
         """
         if self.count > 1:
             together = self.add(torch.cat([tensor.flatten() for tensor in tensors]))
-            sizes = [tensor.numel() for tensor in tensors]
-            for tensor, summed in zip(tensors, together.split(sizes), strict=True):
+            parts = torch.split(together, [tensor.numel() for tensor in tensors])
+            for tensor, summed in zip(tensors, parts, strict=True):
                 tensor.copy_(summed.view(tensor.shape))
 
     def wait(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import Any, Literal
 
@@ -88,6 +88,8 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {allowed}, got {getattr(self, name)!r}")
         for name in ("loss_weights", "mix"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name}: expected numbers by name, got {getattr(self, name)!r}")
             for key, value in getattr(self, name).items():
                 _number(f"{name} of {key!r}", value, 0.0, None)
         ends = [phase.until for phase in self.phases]
@@ -167,13 +169,12 @@ def recipe_of(name: str, side: int, changes: Mapping[str, Any]) -> Recipe:
     known = {entry.name for entry in fields(Recipe)} - {"name"}
     _known("recipe", changes, known)
     if "phases" in changes:
+        if not isinstance(changes["phases"], list):
+            raise ValueError(f"phases: expected a list of objects, got {changes['phases']!r}")
         changes["phases"] = tuple(_part("phases", Phase, phase) for phase in changes["phases"])
     if changes.get("jitter") is not None:
-        changes["jitter"] = _part("jitter", Jitter, asdict(Jitter()) | changes["jitter"])
-    try:
-        return replace(RECIPES[name](side), **changes)
-    except TypeError as error:  # such as text where a number belongs
-        raise ValueError(f"recipe: {error}") from error
+        changes["jitter"] = _part("jitter", Jitter, changes["jitter"])
+    return replace(RECIPES[name](side), **changes)
 
 
 def _part(name: str, kind: Any, values: Any) -> Any:
@@ -201,6 +202,5 @@ def _number(name: str, value: Any, above: float | None, below: float | None) -> 
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
     if not fits or (value < 0 if above is None else value <= above) or (below is not None and value >= below):
         bounds = "of at least 0" if above is None else f"above {above:g}"
-        raise ValueError(
-            f"{name}: expected a number {bounds}{f' and below {below:g}' * (below is not None)}, got {value!r}"
-        )
+        bounds += "" if below is None else f" and below {below:g}"
+        raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")

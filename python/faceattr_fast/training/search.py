@@ -51,7 +51,7 @@ class Search:
         recipe: of every cell.
         seed: of folds and training.
         most: faces at most, in whole groups; None: all.
-        smoothing, storage: as :class:`.Faces` and :func:`.open_features` take them.
+        smoothing, age_spread, storage: as :class:`.Faces` and :func:`.open_features` take them.
     """
 
     base: Path
@@ -65,6 +65,7 @@ class Search:
     seed: int = 0
     most: int | None = None
     smoothing: float | None = None
+    age_spread: float | None = None
     storage: str = "float32"
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class _Ground:
         spec = self.weights.spec
         indices = sorted({spec.branch_index(branch) for branch in search.branches})
         self.branches = tuple(spec.branches[index] for index in indices)
-        self.faces = Faces.open(search.data, search.smoothing)
+        self.faces = Faces.open(search.data, search.smoothing, search.age_spread)
         self.faces.check_crops(self.weights.metadata)
         eligible = self._eligible()
         self.data = {
@@ -149,7 +150,7 @@ class _Ground:
         settings = {
             "weights": self.sha256, "data": [set_digest(packed) for packed in self.faces.packed],
             "folds": search.folds, "recipe": asdict(search.recipe), "seed": search.seed, "most": search.most,
-            "smoothing": search.smoothing, "storage": search.storage,
+            "smoothing": search.smoothing, "age_spread": search.age_spread, "storage": search.storage,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
