@@ -25,12 +25,13 @@ def estimate_norms(
         net: on any device.
         data: training faces, drawn as in training.
         seed: of the draw, which goes on behind the last step.
-        images, batch: how many, and at a time.
+        images: how many at most; no more than there are to train on.
+        batch: at a time.
         threads: that render.
     """
     place = next(net.parameters()).device
     first, at_a_time = data.recipe.steps, data.recipe.phases[-1].batch
-    steps = range(first, first - (-images // at_a_time))
+    steps = range(first, first - (-min(images, int(data.used.sum())) // at_a_time))
     with averaging_norms(net):
         for faces in batches_of(data, seed, steps, threads=threads, plain=net.spec.pixels.size):
             for part in faces.parts(batch):
