@@ -48,7 +48,8 @@ def _purpose(log: Log) -> str:
 
 The network of "Deep Architectures for Face Attributes" (Baumgartner & Culpepper, 2016) as this package reconstructs it,
 without an identity layer: one trunk, a 320-d embedding, and heads for gender (2 classes), age (14), emotion (7) and
-ethnicity (9, of which 4 are trained). {log["parameters"]:,} parameters, stored as float16. Version {log["version"]}.
+ethnicity (9, of which 4 are trained). {log["training"]["parameters"]:,} parameters, stored as float16.
+Version {log["version"]}.
 
 **Licence of the weights: trained on research-only data, for research and demonstration, not for commercial use.** The
 licence of the code does not extend to them.
@@ -76,9 +77,8 @@ The package leaves emotion and ethnicity out of its answers unless they are aske
 
 def _data(log: Log) -> str:
     faces = {name: f"{counts['training']:,}" for name, counts in log["faces"].items()}
-    identities = (
-        f"{log['training']['people']} people with {log['recipe']['least_images']} or more pictures in the training part"
-    )
+    people, least = log["training"]["people"], log["training"]["recipe"]["least_images"]
+    identities = f"{people} people with {least} or more pictures in the training part"
     lfw_terms = (
         'no licence stated; research only; "should not be used to conclude that an algorithm is suitable for any '
         'commercial purpose"'
@@ -119,43 +119,22 @@ layers, so that attributes are unchanged), which helps verification."""
 
 
 def _history(log: Log) -> str:
-    """What the runs were, as far as the log knows."""
-    training, settings = log["training"], log["recipe"]
-    runs = training["runs"]
-    start = runs[0]["start"]
-    if start == "random weights":
-        begin = f"from {start}"
-    else:
-        begin = f"from the weights file `{start}`, whose own training is not counted here"
-    steps = f"{training['images']:,} crops in {training['steps']:,} steps"
+    """How the run went."""
+    training = log["training"]
+    start = training["origin"]["start"]
+    begin = (
+        "from random weights"
+        if start == "random"
+        else f"from the weights file `{start}`, whose own training is not counted here"
+    )
     sizes = [line["size"] for line in training["log"]]
-    seen = f", at {_list(f'{size}' for size in sorted(set(sizes)))} px, {sizes[-1]} px last" if sizes else ""
-    text = [f"All heads at once, {begin}: {steps}{seen}."]
-
-    timed = [run for run in runs if "minutes" in run]
-    threads = sorted({run["threads"] for run in timed if "threads" in run})
-    on = f" on {_list(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
-    if timed:
-        minutes = f"{sum(run['minutes'] for run in timed):.0f} minutes of steps"
-        text.append(f"{_count(len(timed), 'recorded run')}, {minutes}{on}{' together' * (len(timed) > 1)}.")
-    if len(timed) < len(runs):
-        ends = [run["steps before"] for run in runs[1:]] + [training["steps"]]
-        rest = sum(end - run["steps before"] for run, end in zip(runs, ends, strict=True) if "minutes" not in run)
-        others = f"the other {rest:,}" if timed else "these"
-        text.append(f"In how many runs {others} steps were taken, and in what time, was not recorded.")
-
-    recorded = [run["recipe"] for run in runs if "recipe" in run]
-    changed = [name for name in settings if any(recipe.get(name) != settings[name] for recipe in recorded)]
-    if changed or len(recorded) < len(runs):
-        text.append("`scripts/train_demo_weights.py` is the method, not the exact recipe of this file.")
-        if changed:
-            text.append(f"Settings that were others than the script's in some run: {_list(changed)}.")
-        if len(recorded) < len(runs):
-            text.append("Not every run recorded its settings, which may have been others too.")
-    else:
-        text.append("`scripts/train_demo_weights.py` makes such a file, with the settings that it holds.")
-    text += [run["why"] for run in runs if "why" in run]
-    return " ".join(text)
+    threads = _count(training["threads"] * training["processes"], f"{training['device'].upper()} thread")
+    on = f"on {threads}" if training["device"] == "cpu" else f"on {_count(training['processes'], 'GPU')}"
+    return (
+        f"All heads at once, {begin}: {training['images']:,} crops in {training['steps']:,} steps, at "
+        f"{_list(f'{size}' for size in sorted(set(sizes)))} px, {sizes[-1]} px last; {training['minutes']:.0f} minutes "
+        f"{on}. `scripts/train_demo_weights.py` makes such a file; the recipe is in the file (`training`)."
+    )
 
 
 def _accuracy(log: Log) -> str:

@@ -1,14 +1,12 @@
 """Train demonstration weights like those that the package ships, and measure them on faces held out from training.
 
-    python scripts/train_demo_weights.py --data DIR --out FILE [--cache DIR] [--minutes 70]
+    python scripts/train_demo_weights.py --data DIR --out FILE [--cache DIR] [option of faceattr train]…
 
 DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.sources``). Their terms allow
-research only, and so do the weights. FILE is written whole or not at all, with a log of all figures beside it (FILE
-with .json), of which ``scripts/model_card.py`` makes the model card.
-
-Training starts from random weights, or from a file (``--init``), or from the checkpoint in the cache folder: its
-unfinished schedule is finished (``--resume``), or a new one begun (``--again``). ``--resume --minutes 0`` does not
-train: it measures and writes what the checkpoint holds.
+research only, and so do the weights. They are packed as ``faceattr prepare`` packs, and trained as ``faceattr train``
+trains, which goes on where a killed run was. What is added is what the package ships beyond that: figures on faces
+that training never saw, scales for int8 and a threshold for verification, in FILE, as float16; and a log of all
+figures beside it (FILE with .json), of which ``scripts/model_card.py`` makes the model card.
 """
 
 from __future__ import annotations
@@ -16,38 +14,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
-import os
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-# Threads that wait by spinning keep a shared machine's cores from the threads they wait for. Read when torch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
 
-from faceattr_fast import FastForward, reference
+from faceattr_fast import FastForward, cli, reference
 from faceattr_fast.deviation import deviations
 from faceattr_fast.formats import with_int8_ranges
-from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.spec import NetworkSpec
-from faceattr_fast.training import evaluate
+from faceattr_fast.threads import thread_count
+from faceattr_fast.training import PackedFaces, evaluate
 from faceattr_fast.training.augment import render
 from faceattr_fast.training.cases import Cases, examine, predict
+from faceattr_fast.training.checkpoint import write_whole
 from faceattr_fast.training.datasets import FaceSet
-from faceattr_fast.training.embedding import transform_embedding, within_person_whitening
-from faceattr_fast.training.labels import TRAINED_ETHNICITIES
 from faceattr_fast.training.pairs import read_pairs
-from faceattr_fast.training.prepare import PrepareOptions, prepare
-from faceattr_fast.training.schedule import Budget, Recipe
-from faceattr_fast.training.sources import LFW, FERPlus, UTKFace
 from faceattr_fast.training.sources.values import KNOWN_CLASSES
-from faceattr_fast.training.trainer import estimate_norms, initialise, limit_variances, train
 from faceattr_fast.weights import Weights, read_weights, write_weights
 
 LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
@@ -55,26 +41,24 @@ VERSION = "1"
 HELD_OUT = 1200  # faces of UTKFace
 
 
-def demo_spec() -> NetworkSpec:
-    """The paper's network without identity layer; ethnicity says which classes had training data."""
-    spec = NetworkSpec.paper(identities=None)
-    trained = {"ethnicity": TRAINED_ETHNICITIES}
-    heads = tuple(dataclasses.replace(head, trained=trained.get(head.name, True)) for head in spec.heads)
-    return dataclasses.replace(spec, heads=heads)
+# Shares of a batch: by their numbers of faces, FER+'s small grey pictures would be most of it.
+MIX = {"utkface": 0.58, "lfw": 0.22, "ferplus": 0.20}
 
 
-def face_sets(data: Path, cache: Path, seed: int, report: Callable[[str], None]) -> list[FaceSet]:
-    """UTKFace, LFW and FER+, each packed once in the cache folder; only UTKFace's split depends on the seed."""
-    plans = [
-        (UTKFace(data / "utkface"), PrepareOptions(test=HELD_OUT, seed=seed)),
-        (LFW(data / "lfw"), PrepareOptions()),
-        (FERPlus(data / "ferplus"), PrepareOptions()),
-    ]
-    folders = [cache / f"utkface-{HELD_OUT}-{seed}", cache / "lfw", cache / "ferplus"]
-    return [
-        prepare(source, folder, options, report=report).face_set()
-        for (source, options), folder in zip(plans, folders, strict=True)
-    ]
+def pack(data: Path, cache: Path) -> list[Path]:
+    """UTKFace, LFW and FER+, each packed once in the cache folder."""
+    folders = [cache / name for name in MIX]
+    for folder in folders:
+        more = ["--test", str(HELD_OUT)] if folder.name == "utkface" else []
+        if not folder.exists():
+            command("prepare", data / folder.name, "--format", folder.name, "--out", folder, *more)
+    return folders
+
+
+def command(*words: object) -> None:
+    """Run a command of the package; its own message says what went wrong. 1: some pictures were damaged."""
+    if (code := cli.main(list(map(str, words)))) not in ((0, 1) if words[0] == "prepare" else (0,)):
+        sys.exit(code)
 
 
 def measure(
@@ -102,17 +86,6 @@ def verify(cases: Cases, path: Path, splits: int = 10) -> dict[str, Any]:
     return evaluate.verification_report([cases], dataclasses.replace(pairs, split=split), allow_missing=True)
 
 
-def whiten(net: reference.FaceAttrNet, lfw: FaceSet, seed: int, most: int = 3500) -> None:
-    """Turn the embedding so that cosines tell people apart better; the attributes stay as they are."""
-    index = np.flatnonzero(lfw.train)
-    _, person, counts = np.unique(lfw.people[index], return_inverse=True, return_counts=True)
-    index = index[counts[person] > 1]
-    index = np.random.default_rng(seed).permutation(index)[:most]
-    embedding = predict(FastForward.from_module(net), lfw, index)["embedding"].astype(np.float64)
-    matrix, mean = within_person_whitening(embedding, lfw.people[index])
-    transform_embedding(net, matrix, mean, embedding)
-
-
 def int8_scales(
     weights: Weights, utkface: FaceSet, lfw: FaceSet, seed: int, threads: int, most: int = 512
 ) -> tuple[Weights, dict[str, Any]]:
@@ -130,8 +103,8 @@ def int8_scales(
     return scaled, {"images": sum(map(len, crops)), "n": len(index), "heads": heads}
 
 
-def metadata_of(figures: dict[str, Any], sets: list[FaceSet], seed: int) -> dict[str, Any]:
-    """What the weights file says about itself."""
+def accuracy_of(figures: dict[str, Any]) -> dict[str, Any]:
+    """What the weights file says about its accuracy."""
 
     def brief(figure: str, data: str, key: str = "accuracy") -> dict[str, Any]:
         return {"value": round(figures[figure][key], 4), "n": figures[figure]["n"], "data": data}
@@ -139,23 +112,12 @@ def metadata_of(figures: dict[str, Any], sets: list[FaceSet], seed: int) -> dict
     threshold = {"threshold": round(figures["verification on lfw"]["threshold"], 4)}
     utkface, ferplus, lfw = "UTKFace, held-out faces", "FER+, public test", "LFW, held-out people"
     return {
-        "version": VERSION,
-        "licence": LICENCE,
-        "crop": DEFAULT_TEMPLATE.to_dict(),
-        "seed": seed,
-        "trained_on": [
-            {"name": faces.name, "images": int(faces.train.sum()), "labels": sorted(faces.targets) + identity}
-            for faces in sets
-            for identity in [["identity"] if faces.people is not None else []]
-        ],
-        "accuracy": {
-            "gender": brief("gender on utkface", utkface),
-            "age": brief("age on utkface", utkface),
-            "age_error_years": brief("age on utkface", utkface, "mean error in years"),
-            "ethnicity": brief("ethnicity on utkface", utkface),
-            "emotion": brief("emotion on ferplus", ferplus),
-            "verification": brief("verification on lfw", lfw) | threshold,
-        },
+        "gender": brief("gender on utkface", utkface),
+        "age": brief("age on utkface", utkface),
+        "age_error_years": brief("age on utkface", utkface, "mean error in years"),
+        "ethnicity": brief("ethnicity on utkface", utkface),
+        "emotion": brief("emotion on ferplus", ferplus),
+        "verification": brief("verification on lfw", lfw) | threshold,
     }
 
 
@@ -167,111 +129,46 @@ def rounded(net: reference.FaceAttrNet) -> reference.FaceAttrNet:
         return reference.load(path).to(memory_format=torch.channels_last)
 
 
-def minutes(text: str) -> float:
-    """An argparse type."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
-    return value
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The script's own options, and those of ``faceattr train``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with lfw, utkface and ferplus")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--cache", type=Path, help="folder for packed crops (3.8 GB); default: .cache beside --out")
-    parser.add_argument(
-        "--minutes", type=minutes, default=70, help="that a whole schedule takes; a pause of the process does not count"
-    )
-    parser.add_argument("--wall-minutes", type=minutes, help="end the training after so many minutes, pauses included")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0, help="also says which faces are held out")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="finish the schedule of the checkpoint")
-    start.add_argument("--again", action="store_true", help="begin a new schedule from the weights of the checkpoint")
-    start.add_argument("--init", type=Path, metavar="FILE", help="begin from a weights file instead of random weights")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--threads", type=int, help="default: the CPUs that this process may use")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments, more = parser.parse_known_args(argv)
     arguments.cache = arguments.cache or arguments.out.parent / ".cache"
-    arguments.checkpoint = arguments.cache / "checkpoint.pt"
-    if (arguments.resume or arguments.again) and not arguments.checkpoint.is_file():
-        parser.error(f"--{'resume' if arguments.resume else 'again'}: no checkpoint {arguments.checkpoint}")
-    if 0 in (arguments.minutes, arguments.wall_minutes) and not (arguments.resume or arguments.init):
-        parser.error("0 minutes train nothing: they need --resume or --init, whose weights are measured and written")
-    try:
-        arguments.net = starting_net(arguments.init, arguments.seed)
-    except (OSError, ValueError) as error:
-        parser.error(f"--init: {error}")
-    return arguments
-
-
-def starting_net(path: Path | None, seed: int) -> reference.FaceAttrNet:
-    """The network that training begins with: that of a weights file, or a random one."""
-    spec = demo_spec()
-    if path is None:
-        net = reference.FaceAttrNet(spec, seed=seed)
-        initialise(net, seed)
-        return net
-    weights = read_weights(path)
-    if weights.spec != spec:
-        raise ValueError(f"expected the demonstration network, got another in {path}")
-    if weights.metadata.get("seed", seed) != seed:  # its training saw faces that are held out under this seed
-        raise ValueError(f"{path} was trained with --seed {weights.metadata['seed']}, got --seed {seed}")
-    return reference.load(path)
+    arguments.threads = thread_count(arguments.threads)
+    return arguments, more
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse(argv)
-
-    def report(line: str) -> None:
-        print(line, flush=True)
-
-    torch.set_num_threads(arguments.threads)
-    started = time.monotonic()
-    sets = utkface, lfw, ferplus = face_sets(arguments.data, arguments.cache, arguments.seed, report)
-
-    recipe = Recipe()
-    net = arguments.net
-    figures: dict[str, Any] = {
-        "version": VERSION,
-        "parameters": net.spec.count().parameters,
-        "recipe": dataclasses.asdict(recipe),
-        "seed": arguments.seed,
-        "faces": {faces.name: {"training": int(faces.train.sum()), "held out": len(faces.held_out)} for faces in sets},
-    }
-    net, figures["training"] = train(
-        net,
-        sets,
-        Budget(arguments.minutes, arguments.wall_minutes),
-        recipe,
-        arguments.seed,
-        checkpoint=arguments.checkpoint,
-        resume=arguments.resume or arguments.again,
-        again=arguments.again,
-        origin=arguments.init.name if arguments.init else "random weights",
-        report=report,
-    )
-    net.to(memory_format=torch.channels_last)
-    report("estimating batch-norm statistics")
-    estimate_norms(net, sets, seed=arguments.seed)
-    report("whitening the embedding")
-    whiten(net, lfw, arguments.seed)
-    limit_variances(net)
-    report("measuring on faces that training never saw")
-    shipped = rounded(net)
-    figures |= measure(shipped, utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
-    report("making scales for int8")
-    weights = Weights(shipped.spec, tensors_of(shipped), metadata_of(figures, sets, arguments.seed))
-    weights, figures["int8 on utkface"] = int8_scales(weights, utkface, lfw, arguments.seed, arguments.threads)
-    figures["minutes"] = round((time.monotonic() - started) / 60, 1)
-
+    arguments, more = parse(argv)
+    arguments.cache.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    folders = pack(arguments.data, arguments.cache)
+    trained = arguments.cache / "trained.safetensors"
+    mix = ",".join(f"{name}={share}" for name, share in MIX.items())
+    command("train", *folders, "--out", trained, "--mix", mix, "--threads", arguments.threads, "--seed",
+            arguments.seed, *more)  # fmt: skip
+
+    sets = utkface, lfw, ferplus = [PackedFaces.open(folder).face_set() for folder in folders]
+    training = json.loads(trained.with_suffix(".json").read_text(encoding="utf-8"))
+    faces = {faces.name: {"training": training["sets"][faces.name], "held out": len(faces.held_out)} for faces in sets}
+    figures: dict[str, Any] = {"version": VERSION, "faces": faces, "training": training}
+    print("measuring on faces that training never saw", flush=True)
+    shipped = rounded(reference.load(trained))
+    figures |= measure(shipped, utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
+    print("making scales for int8", flush=True)
+    says = read_weights(trained).metadata | {"version": VERSION, "licence": LICENCE, "accuracy": accuracy_of(figures)}
+    weights = Weights(shipped.spec, tensors_of(shipped), says)
+    weights, figures["int8 on utkface"] = int8_scales(weights, utkface, lfw, arguments.seed, arguments.threads)
     log = arguments.out.with_suffix(".json")
-    partial = log.with_name(log.name + ".part")
-    partial.write_text(json.dumps(figures, indent=1))
-    os.replace(partial, log)
+    write_whole(log, json.dumps(figures, indent=1).encode())
     write_weights(arguments.out, weights, dtype="float16")
-    report(json.dumps(weights.metadata["accuracy"], indent=1))
-    report(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB) and {log}")
+    print(json.dumps(weights.metadata["accuracy"], indent=1))
+    print(f"wrote {arguments.out} ({arguments.out.stat().st_size / 1e6:.1f} MB) and {log}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def entry(i):
     votes = {"emotion": [0.25, 0, 0, 0, 0, 0, 0.75]} if i % 3 == 0 else {}
     age = {"age": "21-24"} if i % 2 else {}
     return Entry(
-        f"{i}.png", subject=f"P {i // 2}" if i < 6 else "", years=22 if i % 2 else -1, targets=votes,
+        f"{i}.png", subject=f"P {i // 2}" if i < 6 else "", years=(-1, 22, 0, 22)[i % 4], targets=votes,
         labels={"gender": GENDER_LABELS[i % 2], **age} if i != 4 else age, hash=f"{i:064x}",
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(tmp_path):
     assert packed.subjects.tolist() == ["P 0", "P 0", "P 1", "P 1", "P 2", "P 2", "", ""]
     assert packed.split.tolist()[3:6] == ["train", "validation", "validation"]
     assert packed.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert packed.years.tolist() == [-1, 22] * 4
+    assert packed.years.tolist() == [-1, 22, 0, 22] * 2
     assert packed.labels["gender"].tolist() == [0, 1, 0, 1, -1, 1, 0, 1]
     assert packed.labels["age"].tolist() == [-1, AGE_LABELS.index("21-24")] * 4
     assert (packed.labels["emotion"] == -1).all()

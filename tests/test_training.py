@@ -1,6 +1,5 @@
-"""Splits, data sets, crops and the trainer, on faces that the tests draw themselves."""
+"""Splits, data sets, crops and what follows training, on faces that the tests draw themselves."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,17 @@ cv2 = pytest.importorskip("cv2")
 
 from training_data import drawn_face, face_sets, tiny_spec, write_data  # noqa: E402
 
-from faceattr_fast import FastForward, reference  # noqa: E402
+from faceattr_fast import reference  # noqa: E402
 from faceattr_fast.spec import AGE_LABELS, ETHNICITY_LABELS  # noqa: E402
 from faceattr_fast.training import (  # noqa: E402
     augment,
-    cases,
     datasets,
     embedding,
     labels,
+    learner,
+    norms,
     protocols,
-    schedule,
     splits,
-    trainer,
 )
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -149,157 +147,7 @@ def test_jitter_flips_half_and_depends_on_the_seed_alone(sets):
     assert not np.array_equal(first[0], first[1])
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("one_torch_thread")
-def test_a_short_run_lowers_the_loss(sets, tmp_path):
-    net = reference.FaceAttrNet(tiny_spec(), seed=0)
-    trainer.initialise(net, 0)
-    recipe = schedule.Recipe((schedule.Phase(1.0, 32, 24),), rate=5e-3, jitter=augment.Jitter(erase=0), warm_up=1e-9)
-    lines: list[str] = []
-    averaged, figures = trainer.train(
-        net, sets, schedule.Budget(60), recipe, checkpoint=tmp_path / "c.pt", report=lines.append, most_steps=100
-    )
-    first, last = figures["log"]
-    assert len(lines) == 2
-    assert figures["people"] == 6  # those of folds 1-5, four pictures each
-    assert last["gender"] < 0.8 * first["gender"]
-    assert last["identity"] < first["identity"]
-    trainer.estimate_norms(averaged, sets, images=60, batch=12)
-    outputs = cases.predict(FastForward.from_module(averaged), sets[0], sets[0].held_out)
-    report = protocols.accuracy_report(
-        outputs["gender"], sets[0].labels["gender"][sets[0].held_out], ("female", "male")
-    )
-    assert report["accuracy"] >= 0.75
-
-
-RECIPE = schedule.Recipe((schedule.Phase(1.0, 32, 12),), rate=1e-3)
-SHORT = 1e-9  # minutes: one step uses them up
-
-
-def start(sets, checkpoint, minutes=SHORT, seed=0, lines=None, **options):
-    """A run of the tiny network: its trained weights, the average of them, the figures."""
-    net = reference.FaceAttrNet(tiny_spec(), seed=seed)
-    averaged, figures = trainer.train(
-        net, sets, schedule.Budget(minutes), RECIPE, seed, checkpoint,
-        report=(lambda line: None) if lines is None else lines.append, **options,
-    )  # fmt: skip
-    return net.state_dict()["stem.conv.weight"], averaged, figures
-
-
-@pytest.mark.usefixtures("one_torch_thread")
-def test_a_finished_schedule_is_not_trained_any_more_but_a_new_one_can_begin(sets, tmp_path):
-    checkpoint = tmp_path / "c.pt"
-    weight, averaged, figures = start(sets, checkpoint)
-    assert figures["steps"] == 1
-    (run,) = figures["runs"]
-    assert (run["start"], run["steps before"], run["seed"]) == ("random weights", 0, 0)
-    assert run["minutes"] >= 0
-    assert run["recipe"]["rate"] == 1e-3
-    before = checkpoint.read_bytes()
-    for minutes in (0, 60):
-        lines: list[str] = []
-        resumed, mean, figures = start(sets, checkpoint, minutes, resume=True, lines=lines)
-        assert torch.equal(resumed, weight)
-        assert all(torch.equal(a, b) for a, b in zip(mean.parameters(), averaged.parameters(), strict=True))
-        assert (figures["steps"], len(figures["runs"])) == (1, 1)
-        assert lines == ["no training: 100% of the schedule are done, and no time or no step is left"]
-    assert checkpoint.read_bytes() == before
-
-    trained, _, figures = start(sets, checkpoint, 60, resume=True, again=True, most_steps=3)
-    assert not torch.equal(trained, weight)
-    assert [(run["start"], run["steps before"]) for run in figures["runs"]] == [
-        ("random weights", 0), ("checkpoint, new schedule", 1),
-    ]  # fmt: skip
-    assert torch.load(checkpoint)["progress"] < 0.5  # of the new schedule
-    _, _, figures = start(sets, checkpoint, 60, resume=True, most_steps=4)
-    assert [run["steps before"] for run in figures["runs"]] == [0, 1, 3]
-    assert figures["runs"][2]["start"] == "checkpoint"
-
-
-@pytest.mark.usefixtures("one_torch_thread")
-def test_no_time_means_no_step(sets, tmp_path):
-    checkpoint = tmp_path / "c.pt"
-    net = reference.FaceAttrNet(tiny_spec(), seed=0)
-    weight, _, figures = start(sets, checkpoint, 0, origin="x.safetensors")
-    assert torch.equal(weight, net.state_dict()["stem.conv.weight"])
-    assert (figures["steps"], figures["runs"][0]["start"]) == (0, "x.safetensors")
-    assert not checkpoint.exists()
-    start(sets, checkpoint, 60, most_steps=1)
-    unfinished = torch.load(checkpoint)["progress"]
-    assert 0 < unfinished < 0.5
-    start(sets, checkpoint, 0, resume=True)
-    assert torch.load(checkpoint)["progress"] == unfinished  # can still be finished
-
-
-@pytest.mark.usefixtures("one_torch_thread")
-def test_what_cannot_be_resumed(sets, tmp_path):
-    checkpoint = tmp_path / "c.pt"
-    with pytest.raises(FileNotFoundError, match=r"c\.pt"):
-        start(sets, checkpoint, resume=True)
-    with pytest.raises(ValueError, match="checkpoint"):
-        start(sets, None, resume=True)
-    start(sets, checkpoint)
-    with pytest.raises(ValueError, match=r"seed: the checkpoint .* was trained with 0, got 1"):
-        start(sets, checkpoint, seed=1, resume=True)
-    state = torch.load(checkpoint)
-    del state["figures"]["runs"]  # as written before runs were recorded
-    torch.save(state, checkpoint)
-    _, _, figures = start(sets, checkpoint, resume=True, again=True)
-    assert figures["runs"][0] == {"start": "random weights", "steps before": 0}
-    assert figures["runs"][1]["steps before"] == 1
-
-
-def test_budget_does_not_count_a_pause_but_ends_by_the_wall_limit(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
-    budget = schedule.Budget(minutes=1, wall_minutes=10)
-    for _ in range(10):
-        clock[0] += 1
-        budget.step()
-    assert budget.progress == pytest.approx(10 / 60)
-    assert budget.used == 10
-    clock[0] += 560
-    budget.step()
-    assert budget.progress < 20 / 60  # a pause, counted as a few steps
-    seen = [budget.progress]
-    while budget.progress < 1:
-        clock[0] += 1
-        budget.step()
-        seen.append(budget.progress)
-    assert clock[0] == pytest.approx(600, abs=1)  # 30 s are left of the wall limit, 45 s of the step time
-    assert max(np.diff(seen)) < 0.05  # no leap at the end
-    assert budget.over
-    assert schedule.Budget(0).over
-    assert schedule.Budget(1, wall_minutes=0).over
-    assert not schedule.Budget(1).over
-
-
-def test_the_schedule_warms_up_and_falls():
-    recipe = schedule.Recipe()
-    rates = [recipe.rate_at(p) for p in np.linspace(0, 1, 101)]
-    assert max(rates) == pytest.approx(recipe.rate)
-    assert rates[0] < 0.1 * recipe.rate
-    assert rates[-1] < 0.01 * recipe.rate
-    assert [recipe.phase(p).size for p in (0.0, 0.999, 1.0)][1:] == [224, 224]
-
-
-def test_faces_of_nobody_known_are_no_person(sets):
-    lfw = sets[1]
-    unnamed = dataclasses.replace(lfw, people=np.where(lfw.people == "P_1", "", lfw.people))
-    for faces, expected in ((lfw, 6), (unnamed, 5)):
-        batches = trainer._Batches([faces], schedule.Recipe(), tiny_spec(), 0)
-        assert batches.identities == expected
-    assert (batches.identity[0][lfw.people == "P_1"] == -1).all()
-
-
-def test_unknown_labels_give_no_loss():
-    outputs = {"gender": torch.zeros(3, 2, requires_grad=True)}
-    trainer._losses(outputs, {"gender": torch.tensor([[1.0, 0], [0, 0], [0, 0]])})["gender"].backward()
-    gradient = outputs["gender"].grad
-    assert gradient[0].abs().sum() > 0
-    assert not gradient[1:].any()
+# --- after training ---------------------------------------------------------------------------------------------------
 
 
 def test_verification_chooses_its_threshold_on_the_other_splits():
@@ -343,7 +191,7 @@ def test_whitening_makes_the_scatter_within_people_round():
 
 def test_a_transformed_embedding_is_the_map_of_the_old_and_attributes_stay():
     net = reference.FaceAttrNet(tiny_spec(), seed=0)
-    trainer.initialise(net, 0)
+    learner.initialise(net, 0)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(0, 1, (40, 3, 32, 32)).astype(np.float32))
     for _ in range(20):
@@ -366,7 +214,7 @@ def test_a_transformed_embedding_is_the_map_of_the_old_and_attributes_stay():
 
 def test_limited_variances_fit_float16_and_change_nothing(tmp_path):
     net = reference.FaceAttrNet(tiny_spec(), seed=0)
-    trainer.initialise(net, 0)
+    learner.initialise(net, 0)
     with torch.no_grad():
         net.heads["emotion"].bottleneck.conv.weight.mul_(1000)
         net.blocks["1"].reduce.weight[2].mul_(300)
@@ -377,7 +225,7 @@ def test_limited_variances_fit_float16_and_change_nothing(tmp_path):
     with pytest.raises(ValueError, match="float16"):
         reference.save(net, tmp_path / "w.safetensors", dtype="float16")
     before = net(pixels)
-    trainer.limit_variances(net)
+    norms.limit_variances(net)
     after = net(pixels)
     reference.save(net, tmp_path / "w.safetensors", dtype="float16")
     for name, value in before.items():

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from training_data import tiny_spec, write_data  # noqa: E402
 
 from faceattr_fast import FastForward, cli  # noqa: E402
 from faceattr_fast.photo.alignment import DEFAULT_TEMPLATE, CropTemplate  # noqa: E402
-from faceattr_fast.reference import FaceAttrNet, save  # noqa: E402
 from faceattr_fast.spec import ETHNICITY_LABELS, HeadSpec, PixelSpec  # noqa: E402
-from faceattr_fast.training import labels, schedule  # noqa: E402
+from faceattr_fast.training import labels  # noqa: E402
 from faceattr_fast.weights import read_weights, shipped_weights  # noqa: E402
 
 
@@ -36,15 +34,13 @@ def script():
 
 
 @pytest.fixture
-def tiny_script(script, monkeypatch):
-    """The script with a tiny network, which reads crops of the true size."""
+def tiny(tmp_path):
+    """Options of a run with a tiny network, which reads crops of the true size."""
     spec = tiny_spec()
-    ethnicity = HeadSpec("ethnicity", 9, "fc", labels=ETHNICITY_LABELS, trained=labels.TRAINED_ETHNICITIES)
+    ethnicity = HeadSpec("ethnicity", 9, "fc", labels=ETHNICITY_LABELS)
     spec = dataclasses.replace(spec, heads=(*spec.heads, ethnicity), pixels=PixelSpec())
-    monkeypatch.setattr(script, "demo_spec", lambda: spec)
-    monkeypatch.setattr(script, "Recipe", lambda: schedule.Recipe((schedule.Phase(1.0, 32, 16),)))
-    monkeypatch.setattr(script, "HELD_OUT", 8)
-    return script
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    return ["--spec", str(tmp_path / "spec.json"), "--steps", "30", "--sizes", "32", "--batch", "16"]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +61,9 @@ def run(script, folder, out, *options):
 
 
 @pytest.mark.usefixtures("one_torch_thread")
-def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, capsys):
-    weights, log = run(tiny_script, folder, "w.safetensors", "--minutes", "0.01")
+def test_the_script_writes_weights_with_their_metadata(script, tiny, folder, capsys, monkeypatch):
+    monkeypatch.setattr(script, "HELD_OUT", 8)
+    weights, log = run(script, folder, "w.safetensors", *tiny)
     assert weights.spec.head("ethnicity").trained == labels.TRAINED_ETHNICITIES
     assert CropTemplate.from_dict(weights.metadata["crop"]) == DEFAULT_TEMPLATE
     assert "not for commercial use" in weights.metadata["licence"]
@@ -77,8 +74,9 @@ def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, caps
     assert accuracy["verification"]["threshold"] == round(log["verification on lfw"]["threshold"], 4)
     assert log["faces"]["utkface"] == {"training": 30, "held out": 8}
     assert log["faces"]["ferplus"]["held out"] == 8
-    assert log["training"]["runs"][0]["start"] == "random weights"
-    assert log["parameters"] == weights.spec.count().parameters
+    assert log["training"]["origin"]["start"] == "random"
+    assert log["training"]["recipe"]["mix"] == script.MIX
+    assert log["training"]["parameters"] == weights.spec.count().parameters
 
     # Scales for int8, from training faces; measured on the others.
     figure = log["int8 on utkface"]
@@ -111,59 +109,11 @@ def test_the_script_writes_weights_with_their_metadata(tiny_script, folder, caps
     assert f"In int8, with scales from {figure['images']} training faces" in text
 
 
-@pytest.mark.usefixtures("one_torch_thread")
-def test_the_script_continues(tiny_script, folder):
-    first, log = run(tiny_script, folder, "a.safetensors", "--minutes", "0.005")
-    steps = log["training"]["steps"]
-
-    # A finished checkpoint is measured and written, nothing else.
-    for minutes in ("0", "5"):
-        same, log = run(tiny_script, folder, "b.safetensors", "--resume", "--minutes", minutes)
-        assert log["training"]["steps"] == steps
-        assert same.metadata["accuracy"] == first.metadata["accuracy"]
-        assert all(np.array_equal(value, first.tensors[name]) for name, value in same.tensors.items())
-
-    more, log = run(tiny_script, folder, "c.safetensors", "--again", "--minutes", "0.005")
-    assert log["training"]["steps"] > steps
-    assert [entry["start"] for entry in log["training"]["runs"]] == ["random weights", "checkpoint, new schedule"]
-    assert not np.array_equal(more.tensors["stem.conv.weight"], first.tensors["stem.conv.weight"])
-
-    measured, log = run(tiny_script, folder, "d.safetensors", "--init", str(folder / "a.safetensors"), "--minutes", "0")
-    assert np.array_equal(measured.tensors["stem.conv.weight"], first.tensors["stem.conv.weight"])
-    assert (log["training"]["steps"], log["training"]["runs"][0]["start"]) == (0, "a.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--init", "w", "--resume"], "argument --resume: not allowed with argument --init"),
-        (["--again", "--resume"], "argument --resume: not allowed with argument --again"),
-        (["--resume"], "--resume: no checkpoint"),
-        (["--again"], "--again: no checkpoint"),
-        (["--minutes", "0"], "they need --resume or --init"),
-        (["--minutes", "-1"], "expected a number of at least 0, got -1"),
-        (["--init", "none.safetensors"], "--init: .*none.safetensors"),
-        (["--init", "other"], "expected the demonstration network, got another"),
-        (["--init", "seeded", "--seed", "3"], "was trained with --seed 2, got --seed 3"),
-    ],
-)
-def test_usage_errors_come_before_any_work(script, options, message, tmp_path, capsys):
-    if "other" in options:
-        save(FaceAttrNet(tiny_spec(), seed=0), tmp_path / "other")
-    if "seeded" in options:
-        save(FaceAttrNet(script.demo_spec(), seed=0), tmp_path / "seeded", metadata={"seed": 2})
-    options = [str(tmp_path / option) if option in ("other", "seeded") else option for option in options]
+def test_an_error_of_a_command_ends_the_script(script, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        script.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), *options])
-    assert re.search(message, capsys.readouterr().err)
+        script.main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert "faceattr prepare: error:" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_the_demo_network_is_the_papers(script):
-    spec = script.demo_spec()
-    assert spec.count().parameters == 5_858_752
-    assert spec.head("ethnicity").trained.count(True) == 4
-    assert all(spec.head("gender").trained)
 
 
 def test_shipped_weights_say_what_they_are():

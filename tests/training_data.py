@@ -108,7 +108,7 @@ def write_packed(folder: Path, crops: np.ndarray, classes: dict, labels: dict, *
         crops: uint8 [N, S, S, 3].
         classes: name of a label to names of its classes.
         labels: name of a label to [N] names of classes.
-        columns: split, groups, targets (label to [N, classes]), info.
+        columns: split, groups, subjects, years, targets (label to [N, classes]), info.
     """
     from faceattr_fast.training.packing import Entry, PackedWriter
 
@@ -118,7 +118,8 @@ def write_packed(folder: Path, crops: np.ndarray, classes: dict, labels: dict, *
         for i, crop in enumerate(crops):
             soft = {name: [float(v) for v in rows[i]] for name, rows in targets.items() if np.any(rows[i])}
             known = {name: str(values[i]) for name, values in labels.items() if values[i]}
-            writer.add(Entry(f"{i}.png", labels=known, targets=soft), crop)
+            who, years = columns.get("subjects", [""] * count)[i], columns.get("years", [-1] * count)[i]
+            writer.add(Entry(f"{i}.png", subject=str(who), years=int(years), labels=known, targets=soft), crop)
         return writer.finish(
             np.asarray(columns.get("split", ["train"] * count)),
             np.asarray(columns.get("groups", np.arange(count))),

@@ -22,6 +22,7 @@ from . import (
     prepare,
     quantize,
     search_depth,
+    train,
     tune,
     verify,
 )
@@ -33,6 +34,7 @@ _COMMANDS = {
     "predict": predict,
     "verify": verify,
     "prepare": prepare,
+    "train": train,
     "search-depth": search_depth,
     "fine-tune": fine_tune,
     "evaluate": evaluate,

@@ -19,7 +19,10 @@ from .usage import UsageError, add_threads_argument, add_weights_argument, names
 if TYPE_CHECKING:
     from ..training.head_trainer import HeadRecipe
 
-__all__ = ["add_arguments", "add_recipe_arguments", "cache_of", "count", "recipe_of", "run"]
+__all__ = [
+    "add_arguments", "add_recipe_arguments", "add_softness_arguments", "cache_of", "check_smoothing", "count",
+    "recipe_of", "run",
+]  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,10 +53,23 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augmentations", type=count, default=0, metavar="K",
                         help="jittered renderings of each face to train on beside the crop (default: 0)")  # fmt: skip
     parser.add_argument("--class-weights", metavar="balanced|A=2,…", help="factors of the loss (default: 1 each)")
-    parser.add_argument("--smoothing", type=float, help="of hard labels, 0 to 1 (default: what the set advises)")
+    add_softness_arguments(parser)
     parser.add_argument("--seed", type=count, default=0, metavar="N", help="default: 0")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="of features (default: in FACEATTR_CACHE)")
     parser.add_argument("--cache-dtype", default="float32", choices=("float32", "float16"), help="default: float32")
+
+
+def add_softness_arguments(parser: argparse._ActionsContainer) -> None:
+    """How targets are made of labels."""
+    parser.add_argument("--smoothing", type=float, help="of hard labels, 0 to 1 (default: what the set advises)")
+    parser.add_argument("--age-spread", type=float, metavar="X",
+                        help="of ages in years, whose targets are bells of σ = 0.5 + X * years (default: what the set "
+                        "advises, else 0.08)")  # fmt: skip
+
+
+def check_smoothing(arguments: argparse.Namespace) -> None:
+    if arguments.smoothing is not None and not 0 <= arguments.smoothing < 1:
+        raise UsageError(f"--smoothing: expected a number from 0 to below 1, got {arguments.smoothing}")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--out {arguments.out} is a folder, or is in none that exists")
     weights = weights_path(arguments)
     with usage_errors():
+        from ..training.checkpoint import TrainingRun
         from ..training.finetune import fine_tune
         from ..training.head_data import Faces
-        from ..training.head_trainer import TrainingRun
         from ..weights import read_spec
 
         recipe = recipe_of(arguments)
         branch, labels, kind = _head_of(arguments, read_spec(weights))
-        faces = Faces.open(arguments.data, arguments.smoothing)
+        faces = Faces.open(arguments.data, arguments.smoothing, arguments.age_spread)
         set_threads(arguments.threads)
         checkpoint = arguments.out.with_name(arguments.out.name + ".checkpoint")
         if arguments.restart:
@@ -129,8 +145,7 @@ def recipe_of(arguments: argparse.Namespace) -> HeadRecipe:
     """The recipe of the arguments; ValueError where a part of it is wrong."""
     from ..training.head_trainer import HeadRecipe
 
-    if arguments.smoothing is not None and not 0 <= arguments.smoothing < 1:
-        raise UsageError(f"--smoothing: expected a number from 0 to below 1, got {arguments.smoothing}")
+    check_smoothing(arguments)
     return HeadRecipe(
         steps=arguments.steps, batch=arguments.batch, rate=arguments.rate, optimiser=arguments.optimiser,
         decay=arguments.decay, augmentations=arguments.augmentations,

@@ -63,7 +63,7 @@ def _search(arguments: argparse.Namespace, weights: Path) -> int:
             heads={head: "sigmoid" if head in arguments.sigmoid else "softmax" for head in arguments.heads},
             branches=tuple(arguments.branches), out=arguments.out, cache=cache_of(arguments), folds=arguments.folds,
             recipe=recipe_of(arguments), seed=arguments.seed, most=arguments.faces, smoothing=arguments.smoothing,
-            storage=arguments.cache_dtype,
+            age_spread=arguments.age_spread, storage=arguments.cache_dtype,
         )  # fmt: skip
         threads = thread_count(arguments.threads)
         with Progress(1, "") as progress:

@@ -14,21 +14,21 @@ from .datasets import FaceSet
 from .evaluate import measure
 from .packed import PackedFaces
 from .prepare import PrepareOptions, prepare
-from .schedule import Budget, Recipe
+from .recipes import Recipe
 
 if TYPE_CHECKING:
-    from .trainer import train
+    from .base import train_base
 
 __all__ = [
-    "Budget", "Cases", "FaceSet", "PackedFaces", "PrepareOptions", "Recipe", "examine", "examine_packed", "measure",
-    "predict", "prepare", "train",
+    "Cases", "FaceSet", "PackedFaces", "PrepareOptions", "Recipe", "examine", "examine_packed", "measure",
+    "predict", "prepare", "train_base",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """What trains is imported when it is first used: it loads torch."""
-    if name == "train":
-        from .trainer import train
+    if name == "train_base":
+        from .base import train_base
 
-        return train
+        return train_base
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,6 +34,17 @@ class Jitter:
     blur: float = 0.25
     erase: float = 0.05
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.shift, tuple) and len(self.shift) == 2 and all(map(_is_amount, self.shift))):
+            raise ValueError(f"shift: expected two numbers of at least 0, got {self.shift!r}")
+        for name in ("scale", "turn", "grey", "blur", "erase"):
+            if not _is_amount(getattr(self, name)):
+                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)!r}")
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < float("inf")
+
 
 def render(
     faces: FaceSet, indices: np.ndarray, size: int, jitter: Jitter | None = None, rng: np.random.Generator | None = None
@@ -86,6 +97,8 @@ def _to_output(side: int, margin: float, size: int, placement: np.ndarray) -> np
 
 def _recolour(crops: np.ndarray, jitter: Jitter, rng: np.random.Generator) -> None:
     """In place: contrast and brightness, a colour cast, grey, a covered rectangle."""
+    import cv2
+
     size = crops.shape[1]
     for crop in crops:
         grey = rng.random() < jitter.grey
@@ -94,8 +107,7 @@ def _recolour(crops: np.ndarray, jitter: Jitter, rng: np.random.Generator) -> No
         gain = rng.uniform(0.7, 1.3) * (np.ones(3) if grey else rng.normal(1, 0.05, 3))
         offset = rng.uniform(-25, 25) + 127.5 * (1 - gain)
         levels = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)
-        for channel in range(3):
-            crop[:, :, channel] = levels[crop[:, :, channel], channel]
+        cv2.LUT(crop, levels[None], dst=crop)
         if rng.random() < jitter.erase:
             height, width = (int(size * rng.uniform(0.1, 0.35)) for _ in range(2))
             y, x = rng.integers(0, size - height), rng.integers(0, size - width)

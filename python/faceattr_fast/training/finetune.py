@@ -7,7 +7,6 @@ behind the branch point.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,10 +20,12 @@ from ..forward import FastForward
 from ..reference.model import Head
 from ..spec import HeadSpec, NetworkSpec
 from ..weights import Weights, read_weights, write_weights
+from .checkpoint import Progress, TrainingRun
 from .feature_cache import Features, open_features
 from .head_data import Faces, HeadData, class_weights
-from .head_trainer import HeadRecipe, Progress, TrainingRun, predict_head, train_head
-from .trainer import initialise
+from .head_trainer import HeadRecipe, predict_head, train_head
+from .learner import initialise
+from .record import joined_terms, trained_on
 
 __all__ = ["STARTS", "fine_tune", "new_head", "with_head"]
 
@@ -153,8 +154,11 @@ def fine_tune(
     rows = np.flatnonzero(train)
     report(f"{name} at {data.head.branch}: {len(rows)} faces to train on")
     digest = hashlib.sha256(data.targets[rows].tobytes() + faces.weights[rows].tobytes()).hexdigest()
-    identity = json.dumps([[folder.name for folder in features.folders], digest, start, factors.tolist()])
-    run = replace(run or TrainingRun(), identity=identity)
+    run = replace(
+        run or TrainingRun(),
+        depends={"features": [folder.name for folder in features.folders], "targets": digest, "start": start,
+                 "factors": factors.tolist()},
+    )  # fmt: skip
     train_head(module, data, features, rows, faces.weights[rows], recipe, seed, factors, run)
     figures: dict[str, Any] = {
         "head": name, "branch": data.head.branch, "kind": kind, "classes": list(data.head.class_labels),
@@ -185,16 +189,10 @@ def _check_float16(weights: Weights, prefix: str) -> None:
 def _metadata(weights: Weights, faces: Faces, train: np.ndarray, figures: dict[str, Any]) -> dict[str, Any]:
     """What the base says of itself, but for what the new head changes."""
     metadata = {key: value for key, value in weights.metadata.items() if key != "int8"}  # scales of other layers
-    name, infos = figures["head"], [source.packed.info for source in faces.sources(train)]
-    licences = [weights.metadata.get("licence", ""), *(str(info.get("terms", "")) for info in infos)]
-    metadata["licence"] = "; ".join(dict.fromkeys(filter(None, licences)))
-    before = weights.metadata.get("trained_on")
-    entries = [
-        {"name": source.packed.info["name"], "images": len(source.rows), "labels": [name], "branch": figures["branch"]}
-        | ({"terms": source.packed.info["terms"]} if "terms" in source.packed.info else {})
-        for source in faces.sources(train)
-    ]
-    metadata["trained_on"] = [*(before if isinstance(before, list) else []), *entries]
+    name = figures["head"]
+    metadata["licence"] = joined_terms(weights.metadata, faces, train)
+    labels = {source.packed.info["name"]: [name] for source in faces.sources(train)}
+    metadata["trained_on"] = trained_on(weights.metadata, faces, train, labels, branch=figures["branch"])
     accuracy = weights.metadata.get("accuracy")
     accuracy = dict(accuracy) if isinstance(accuracy, dict) else {}
     for stale in (name, *(("age_error_years",) if name == "age" else ())):

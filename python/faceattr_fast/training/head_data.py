@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..spec import HeadSpec
+from .datasets import FaceSet
 from .feature_cache import Source
 from .labels import UNKNOWN
 from .packed import SPLITS, PackedFaces
@@ -27,6 +28,7 @@ class Faces:
     Args:
         packed: the sets; their names differ.
         smoothing: of hard labels; None: what each set advises.
+        age_spread: of ages in years, as :func:`.age_targets` takes it; None: its default.
 
     Attributes:
         split: [N] of "train", "validation" and "test".
@@ -34,33 +36,50 @@ class Faces:
         weights: float [N], how often to draw each face, as the sets advise.
     """
 
-    def __init__(self, packed: Sequence[PackedFaces], smoothing: float | None = None) -> None:
+    def __init__(
+        self, packed: Sequence[PackedFaces], smoothing: float | None = None, age_spread: float | None = None
+    ) -> None:
         if not packed:
             raise ValueError("expected at least one packed set, got none")
         names = [faces.info["name"] for faces in packed]
         if len(set(names)) < len(names):
             raise ValueError(f"the sets must have different names, got {names}")
-        self.packed, self.smoothing = tuple(packed), smoothing
-        self.sets = tuple(faces.face_set(SPLITS[:1], smoothing=smoothing) for faces in packed)
+        self.packed = tuple(packed)
+        self.softness: dict[str, Any] = {"smoothing": smoothing, "age_spread": age_spread}
+        self.sets = tuple(faces.face_set(SPLITS[:1], **self.softness) for faces in packed)
         self.split = np.concatenate([faces.split for faces in packed])
         groups = [np.unique(faces.groups, return_inverse=True)[1] for faces in packed]
         starts = np.cumsum([0, *(int(group.max(initial=-1)) + 1 for group in groups)])
         self.groups = np.concatenate([group + start for group, start in zip(groups, starts[:-1], strict=True)])
         self.weights = np.concatenate([faces.weights for faces in self.sets])
+        self._starts = np.cumsum([0, *(len(faces) for faces in packed)])
 
     @classmethod
-    def open(cls, folders: Iterable[str | PathLike[str]], smoothing: float | None = None) -> Faces:
+    def open(
+        cls,
+        folders: Iterable[str | PathLike[str]],
+        smoothing: float | None = None,
+        age_spread: float | None = None,
+    ) -> Faces:
         """Raises FileNotFoundError or ValueError for what is no packed set."""
-        return cls([PackedFaces.open(folder) for folder in folders], smoothing)
+        return cls([PackedFaces.open(folder) for folder in folders], smoothing, age_spread)
 
     def __len__(self) -> int:
         return len(self.split)
 
     def sources(self, wanted: np.ndarray) -> list[Source]:
         """Where to find the faces that are ``wanted``, [N] booleans; features of these are numbered in this order."""
-        starts = np.cumsum([0, *(len(faces) for faces in self.packed)])
-        rows = [np.flatnonzero(wanted[a:b]) for a, b in pairwise(starts)]
+        rows = [np.flatnonzero(wanted[a:b]) for a, b in pairwise(self._starts)]
         return [Source(p, s, r) for p, s, r in zip(self.packed, self.sets, rows, strict=True) if len(r)]
+
+    def rows(self, wanted: np.ndarray) -> list[np.ndarray]:
+        """Numbers of the faces that are ``wanted``, [N] booleans, of each set."""
+        return [a + np.flatnonzero(wanted[a:b]) for a, b in pairwise(self._starts)]
+
+    def place(self, number: int) -> tuple[FaceSet, int]:
+        """The set of a face, and its number there."""
+        which = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self.sets[which], number - int(self._starts[which])
 
     def check_crops(self, metadata: Mapping[str, Any]) -> None:
         """Raise ValueError unless aligned crops were cut as the weights that they are to train expect them.
@@ -146,7 +165,7 @@ class HeadData:
             columns = np.array([order.index(label) for label in packed.classes(name)])
             # Each class of a sigmoid head is a question of its own: nothing to spread over the others.
             soft: dict[str, Any] = (
-                {"smoothing": 0.0, "trust": {}} if kind == "sigmoid" else {"smoothing": faces.smoothing}
+                {**faces.softness, "smoothing": 0.0, "trust": {}} if kind == "sigmoid" else {**faces.softness}
             )
             targets[rows, columns] = packed.face_set(SPLITS[:1], **soft).targets[name]
             known = packed.labels[name]

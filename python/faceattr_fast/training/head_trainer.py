@@ -6,35 +6,27 @@ as one that was not.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..reference.model import Head
-from ..spec import HeadSpec
 from .augment import Jitter
+from .checkpoint import TrainingRun, load_checkpoint, save_checkpoint, write_log
 from .feature_cache import Features
 from .head_data import HeadData
-from .trainer import averaging_norms
+from .losses import head_loss
+from .norms import averaging_norms
 
-__all__ = ["HeadRecipe", "TrainingRun", "head_loss", "predict_head", "train_head"]
+__all__ = ["HeadRecipe", "predict_head", "train_head"]
 
 _LOG_EVERY = 50  # steps of one line of the log
 _NORM_IMAGES, _NORM_BATCH = 2000, 64  # of the final batch-norm statistics
 _PREDICTED = 256  # faces of one batch that is not trained on
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,24 +70,6 @@ class HeadRecipe:
         return self.rate * min((step + 1) / warm, (self.steps - step) / max(1.0, self.steps - warm), 1.0)
 
 
-@dataclass(frozen=True)
-class TrainingRun:
-    """Where a run leaves its traces.
-
-    Args:
-        checkpoint: file to continue from, and to write every ``every`` steps; None: none.
-        log: CSV file with step, rate and loss; None: none.
-        identity: what else the run depends on, beside recipe, head and seed: a checkpoint of another is refused.
-        progress: called with steps done and steps in all.
-    """
-
-    checkpoint: Path | None = None
-    every: int = 50
-    log: Path | None = None
-    identity: str = ""
-    progress: Progress | None = None
-
-
 def train_head(
     module: Head,
     data: HeadData,
@@ -127,8 +101,17 @@ def train_head(
     factors = np.ones(data.head.classes, np.float32) if factors is None else factors
     weight, trained = torch.from_numpy(factors), torch.tensor(data.head.trained)
     optimiser = _optimiser(module, recipe)
-    identity = _identity(data.head, recipe, seed, run.identity)
-    step, losses, log = _load(run.checkpoint, identity, module, optimiser)
+    depends = {
+        "head": asdict(data.head), "recipe": asdict(recipe), "seed": seed, "threads": torch.get_num_threads(),
+        **run.depends,
+    }  # fmt: skip
+    step = 0
+    losses: list[float] = []
+    log: list[tuple[int, float, float]] = []
+    if (state := load_checkpoint(run.checkpoint, depends)) is not None:
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, losses, log = state["step"], state["losses"], state["log"]
     upto = np.cumsum(draw / draw.sum())
     module.train()
     while step < recipe.steps:
@@ -149,31 +132,14 @@ def train_head(
         if step % _LOG_EVERY == 0 or step == recipe.steps:
             log.append((step, recipe.rate_at(step - 1), float(np.mean(losses))))
             losses.clear()
-            _write_log(run.log, log)
+            write_log(run.log, ("step", "rate", "loss"), log)
         if run.checkpoint is not None and (step % run.every == 0 or step == recipe.steps):
-            _save(run.checkpoint, identity, module, optimiser, step, losses, log)
+            state = {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+            save_checkpoint(run.checkpoint, depends, {**state, "step": step, "losses": losses, "log": log})
         if run.progress is not None:
             run.progress(step, recipe.steps)
     _finish(module, features, trained, seed)
     return module
-
-
-def head_loss(logits: Tensor, targets: Tensor, kind: str, trained: Tensor, factors: Tensor) -> Tensor:
-    """Soft cross entropy (softmax) or the mean of one per class (sigmoid); classes without training data take no part.
-
-    Args:
-        logits, targets: [n, classes].
-        kind: of the head.
-        trained: [classes] booleans.
-        factors: [classes]: of a class (softmax), of a yes to it (sigmoid).
-    """
-    logits, targets, factors = logits[:, trained], targets[:, trained], factors[trained]
-    if kind == "sigmoid":
-        yes, no = targets * F.logsigmoid(logits) * factors, (1 - targets) * F.logsigmoid(-logits)
-        return -(yes + no).mean()
-    weighted = targets * factors
-    # Targets sum to a face's weight: the mean is over that, so that a batch of doubtful faces steps as far as others.
-    return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum().clamp(min=1e-6)
 
 
 def _optimiser(module: nn.Module, recipe: HeadRecipe) -> torch.optim.Optimizer:
@@ -196,53 +162,6 @@ def _finish(module: Head, features: Features, trained: Tensor, seed: int) -> Non
     module.eval()
     module.fc.weight[~trained] = 0.0
     module.fc.bias[~trained] = 0.0
-
-
-def _identity(head: HeadSpec, recipe: HeadRecipe, seed: int, more: str) -> str:
-    plain = json.dumps([asdict(head), asdict(recipe), seed, torch.get_num_threads(), more], sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def _save(
-    path: Path, identity: str, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, losses: list[float],
-    log: list[tuple[int, float, float]],
-) -> None:  # fmt: skip
-    state = {"identity": identity, "module": module.state_dict(), "optimiser": optimiser.state_dict()}
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        torch.save({**state, "step": step, "losses": losses, "log": log}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _load(
-    path: Path | None, identity: str, module: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, list[float], list[tuple[int, float, float]]]:
-    """Steps done, losses since the last line of the log, the log."""
-    if path is None or not path.is_file():
-        return 0, [], []
-    state = torch.load(path, weights_only=True)
-    if state["identity"] != identity:
-        raise ValueError(
-            f"{path} is the checkpoint of a run with other data, options or threads: remove it, or use these"
-        )
-    module.load_state_dict(state["module"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"], list(state["losses"]), [tuple(line) for line in state["log"]]
-
-
-def _write_log(path: Path | None, log: list[tuple[int, float, float]]) -> None:
-    """Whole each time: it then never holds steps that a resumed run takes again."""
-    if path is None:
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("step", "rate", "loss"))
-    writer.writerows((step, f"{rate:.6g}", f"{loss:.6g}") for step, rate, loss in log)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
 
 
 @torch.no_grad()

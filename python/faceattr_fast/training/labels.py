@@ -14,11 +14,14 @@ import numpy as np
 from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS, years_of_label
 
 __all__ = [
-    "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_range_targets", "age_targets", "emotion_index",
-    "expected_age", "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity", "utkface_gender",
+    "AGE_SPREAD", "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_range_targets", "age_targets",
+    "emotion_index", "expected_age", "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity",
+    "utkface_gender",
 ]  # fmt: skip
 
 UNKNOWN = -1
+# Of age targets: at 40 years σ is 3.7, and somewhat more than half of the target lies in the right bin of six years.
+AGE_SPREAD = 0.08
 
 # FER2013, FER+ and LFW's emotion list name the seven by noun; the original FER2013 labels mix nouns and adjectives.
 _EMOTION_OF = {
@@ -49,11 +52,16 @@ def expected_age(probabilities: np.ndarray) -> np.ndarray:
     return probabilities @ age_centres()
 
 
-def age_targets(years: np.ndarray, spread: float = 0.08) -> np.ndarray:
+def age_targets(years: np.ndarray, spread: float = AGE_SPREAD) -> np.ndarray:
     """[N, 14] float32: a bell about each age (σ = 0.5 + ``spread`` * years) shared out to the bins.
 
     Neighbouring bins are nearly right and count so. Ages below 0 are unknown.
+
+    Raises:
+        ValueError: a negative spread.
     """
+    if not 0 <= spread < math.inf:
+        raise ValueError(f"age_spread: expected a number of at least 0, got {spread}")
     edges = np.append(_FIRST_YEARS[1:] - 0.5, np.inf)
     targets = np.zeros((len(years), len(AGE_LABELS)), np.float32)
     for row, age in zip(targets, years, strict=True):

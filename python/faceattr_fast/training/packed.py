@@ -27,7 +27,7 @@ import numpy as np
 
 from ..spec import AGE_LABELS
 from .datasets import FaceSet
-from .labels import UNKNOWN, age_targets, hard_targets
+from .labels import AGE_SPREAD, UNKNOWN, age_targets, hard_targets
 from .tables import DataError, class_index, rows_of, whole_number
 
 __all__ = ["FIXED_COLUMNS", "FORMAT", "SPLITS", "DataError", "PackedFaces"]
@@ -115,6 +115,7 @@ class PackedFaces:
         trust: Mapping[str, float] | None = None,
         balance: Mapping[str, float] | None = None,
         zoom: tuple[float, float] | None = None,
+        age_spread: float | None = None,
     ) -> FaceSet:
         """The set as the trainer takes it: targets of every label, and how often to draw each face.
 
@@ -126,6 +127,7 @@ class PackedFaces:
             trust: label → factor of its targets; default 1 each.
             balance: label, or "subject" → power p: a face is drawn in proportion to (how many share its label)^-p.
             zoom: range of scales by which augmentation enlarges; default (1, 1).
+            age_spread: of ages in years, as :func:`.age_targets` takes it; default 0.08.
 
         Raises:
             ValueError: an unknown split or label.
@@ -135,6 +137,7 @@ class PackedFaces:
         trust = advice.get("trust", {}) if trust is None else trust
         balance = advice.get("balance", {}) if balance is None else balance
         zoom = tuple(advice.get("zoom", (1.0, 1.0))) if zoom is None else zoom
+        age_spread = advice.get("age_spread", AGE_SPREAD) if age_spread is None else age_spread
         train = tuple(train)
         if unknown := set(train) - set(SPLITS):
             raise ValueError(f"train: expected some of {SPLITS}, got {sorted(unknown)}")
@@ -152,7 +155,7 @@ class PackedFaces:
             train=training,
             labels=self.labels,
             targets={
-                head: np.float32(trust.get(head, 1.0)) * self._targets_of(head, training, smoothing)
+                head: np.float32(trust.get(head, 1.0)) * self._targets_of(head, training, smoothing, age_spread)
                 for head in self.info["classes"]
             },
             weights=weights,
@@ -163,7 +166,7 @@ class PackedFaces:
             zoom=(float(zoom[0]), float(zoom[1])),
         )
 
-    def _targets_of(self, head: str, training: np.ndarray, smoothing: float) -> np.ndarray:
+    def _targets_of(self, head: str, training: np.ndarray, smoothing: float, age_spread: float) -> np.ndarray:
         """The softest that is known of each face: the source's own targets, the age in years, the label."""
         classes = len(self.info["classes"][head])
         labels = self.labels[head]
@@ -171,7 +174,7 @@ class PackedFaces:
         targets = hard_targets(labels, classes, smoothing, tuple(occurs) if occurs.any() else None)
         if head == "age" and self.classes(head) == AGE_LABELS:
             known = self.years != UNKNOWN
-            targets[known] = age_targets(self.years[known])
+            targets[known] = age_targets(self.years[known], age_spread)
         if head in self.targets:
             given = self.targets[head].any(1)
             targets[given] = self.targets[head][given]

@@ -177,7 +177,8 @@ class PackedWriter:
                 self._crops.write(np.ascontiguousarray(crop).data)
         _sync(self._crops)
         for entry, _ in self._waiting:
-            plain = {name: value for name, value in asdict(entry).items() if value or name in ("file", "reason")}
+            known = {name: value for name, value in asdict(entry).items() if value not in ("", {}, UNKNOWN)}
+            plain = {"file": entry.file, "reason": entry.reason, **known}
             self._journal.write(json.dumps(plain).encode() + b"\n")
         _sync(self._journal)
         self._waiting.clear()

@@ -24,11 +24,12 @@ import torch
 from ..forward import FastForward
 from ..spec import NetworkSpec
 from ..weights import parse_weights
+from .checkpoint import Progress, TrainingRun
 from .depth import DepthGrid
 from .feature_cache import Features, open_features, set_digest
 from .finetune import new_head
 from .head_data import Faces, HeadData, class_weights
-from .head_trainer import HeadRecipe, Progress, TrainingRun, predict_head, train_head
+from .head_trainer import HeadRecipe, predict_head, train_head
 
 __all__ = ["Cell", "Search", "group_folds", "run_search"]
 
@@ -53,7 +54,7 @@ class Search:
         recipe: of every cell.
         seed: of folds and training.
         most: faces at most, in whole groups; None: all.
-        smoothing, storage: as :class:`.Faces` and :func:`.open_features` take them.
+        smoothing, age_spread, storage: as :class:`.Faces` and :func:`.open_features` take them.
     """
 
     base: Path
@@ -67,6 +68,7 @@ class Search:
     seed: int = 0
     most: int | None = None
     smoothing: float | None = None
+    age_spread: float | None = None
     storage: str = "float32"
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ class _Ground:
         spec = self.weights.spec
         indices = sorted({spec.branch_index(branch) for branch in search.branches})
         self.branches = tuple(spec.branches[index] for index in indices)
-        self.faces = Faces.open(search.data, search.smoothing)
+        self.faces = Faces.open(search.data, search.smoothing, search.age_spread)
         self.faces.check_crops(self.weights.metadata)
         eligible = self._eligible()
         self.data = {
@@ -151,7 +153,7 @@ class _Ground:
         settings = {
             "weights": self.sha256, "data": [set_digest(packed) for packed in self.faces.packed],
             "folds": search.folds, "recipe": asdict(search.recipe), "seed": search.seed, "most": search.most,
-            "smoothing": search.smoothing, "storage": search.storage,
+            "smoothing": search.smoothing, "age_spread": search.age_spread, "storage": search.storage,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
@@ -182,7 +184,8 @@ class _Ground:
         factors = class_weights(data, train, search.recipe.class_weights)
         module = train_head(
             new_head(self.weights.spec, data.head, seed), data, features.subset(self.number[rows]), rows,
-            self.faces.weights[rows], search.recipe, seed, factors, TrainingRun(checkpoint, identity=str(cell)),
+            self.faces.weights[rows], search.recipe, seed, factors,
+            TrainingRun(checkpoint, depends={"cell": str(cell)}),
         )  # fmt: skip
         scores = data.scores(predict_head(module, features.subset(self.number[test])), test)
         if np.isnan(scores).all():

@@ -1,326 +1,231 @@
-"""The joint multi-task trainer: trunk and heads at once, from faces that each know some of the labels.
+"""The training loop of the base network: trunk and heads at once, from faces that each know some of the labels.
 
-What it does when is the schedule's business (:mod:`.schedule`).
+A run is fixed in steps, and a step depends on its number, the seed and the number of processes alone: one that was
+killed gives the same weights as one that was not. What it does when is the recipe's business (:mod:`.recipes`).
 """
 
 from __future__ import annotations
 
-import math
-import os
+import copy
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from ..reference import FaceAttrNet
-from ..spec import NetworkSpec
-from .augment import render
-from .datasets import FaceSet
-from .schedule import Budget, Recipe
+from .batches import BaseData, Batch, batches_of
+from .checkpoint import TrainingRun, load_checkpoint, save_checkpoint, write_log
+from .learner import Learner
+from .parallel import Processes
+from .recipes import Recipe
 
-__all__ = ["estimate_norms", "initialise", "limit_variances", "pixels_of", "train"]
+__all__ = ["History", "Line", "TrainingError", "train"]
 
+_LOG_EVERY = 50  # steps of one line of the log
 
-@torch.no_grad()
-def initialise(net: nn.Module, seed: int, expand_scale: float = 0.25) -> None:
-    """He initialisation with small 3x3s: nothing normalises the residual stream; full blocks would blow it up."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d):
-            gain = {"expand": math.sqrt(2) * expand_scale, "shortcut": 1.0}.get(name.rpartition(".")[2], math.sqrt(2))
-            fan_in = module.weight[0].numel()
-            module.weight.normal_(0.0, gain / math.sqrt(fan_in), generator=generator)
-        elif isinstance(module, nn.Linear):
-            module.weight.normal_(0.0, 0.3 / math.sqrt(module.in_features), generator=generator)
-            module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
+Line = dict[str, Any]
+"""Of the log: step, side of the crops, rate, images so far, and the mean of each loss since the line before."""
 
 
-def pixels_of(crops: np.ndarray, spec: NetworkSpec) -> Tensor:
-    """uint8 [N, S, S, 3] as the network's float32 [N, 3, S, S], channels last in memory."""
-    mean, scale = (np.array(values, np.float32) for values in (spec.pixels.mean, spec.pixels.scale))
-    return torch.from_numpy((crops - mean) / scale).permute(0, 3, 1, 2)
+class TrainingError(RuntimeError):
+    """A run cannot go on: its numbers are not finite any more."""
 
 
-class _Batches:
-    """Draws a mixed batch: per data set its share, by its weights, with replacement."""
+@dataclass
+class History:
+    """What has happened so far.
 
-    def __init__(self, sets: list[FaceSet], recipe: Recipe, spec: NetworkSpec, seed: int) -> None:
-        self.sets, self.recipe, self.spec = sets, recipe, spec
-        self.rng = np.random.default_rng(seed)
-        self.indices = [np.flatnonzero(faces.train) for faces in sets]
-        for faces, index in zip(sets, self.indices, strict=True):
-            if not len(index):
-                raise ValueError(f"{faces.name}: no picture is left for training")
-        weights = [faces.weights[index] for faces, index in zip(sets, self.indices, strict=True)]
-        self.chances = [weight / weight.sum() for weight in weights]
-        self.identities, self.identity = self._identities()
+    Args:
+        step: steps done.
+        images: faces seen.
+        seconds: that the steps took, whatever was in between.
+        losses: sum and weight of each loss since the last line.
+        lines: of the log.
+    """
 
-    def _identities(self) -> tuple[int, list[np.ndarray]]:
-        """Number of people that are classes, and per data set the class of each picture, -1 for none."""
-        counts: Counter[str] = Counter()
-        for faces in self.sets:
-            if faces.people is not None:
-                counts.update(faces.people[faces.train].tolist())
-        counts.pop("", None)  # nobody known
-        chosen = sorted(person for person, count in counts.items() if count >= self.recipe.least_images)
-        number = {person: i for i, person in enumerate(chosen)}
-        return len(chosen), [
-            np.array([number.get(person, -1) for person in faces.people.tolist()])
-            if faces.people is not None
-            else np.full(len(faces), -1)
-            for faces in self.sets
-        ]
-
-    def draw(self, size: int, batch: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Pixels, targets per head (zero rows where unknown), identity classes (-1 where none)."""
-        shares = np.array([self.recipe.shares.get(faces.name, 1.0) for faces in self.sets])
-        sizes = np.maximum(1, np.rint(batch * shares / shares.sum())).astype(int)
-        crops, identity = [], []
-        targets: dict[str, list[np.ndarray]] = {head.name: [] for head in self.spec.heads}
-        for i, (faces, count) in enumerate(zip(self.sets, sizes, strict=True)):
-            chosen = self.rng.choice(self.indices[i], count, p=self.chances[i])
-            crops.append(render(faces, chosen, size, self.recipe.jitter, self.rng))
-            identity.append(self.identity[i][chosen])
-            for head in self.spec.heads:
-                known = faces.targets.get(head.name)
-                targets[head.name].append(
-                    np.zeros((count, head.classes), np.float32) if known is None else known[chosen]
-                )
-        return (
-            pixels_of(np.concatenate(crops), self.spec),
-            {name: torch.from_numpy(np.concatenate(rows)) for name, rows in targets.items()},
-            torch.from_numpy(np.concatenate(identity)),
-        )
-
-
-def _losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Soft cross entropy per head, averaged over the weight of the faces that know its label."""
-    return {
-        name: -(target * F.log_softmax(outputs[name], 1)).sum() / target.sum().clamp(min=1.0)
-        for name, target in targets.items()
-    }
-
-
-def _identity_loss(embedding: Tensor, people: Tensor, identity: Tensor, recipe: Recipe) -> Tensor:
-    """Softmax over cosines to a vector per person, with a margin: verification compares cosines too."""
-    rows = torch.nonzero(identity >= 0).flatten()
-    if not len(rows):
-        return embedding.sum() * 0
-    cosines = F.normalize(embedding[rows]) @ F.normalize(people).T
-    cosines = cosines - recipe.identity_margin * F.one_hot(identity[rows], len(people))
-    return F.cross_entropy(recipe.identity_scale * cosines, identity[rows])
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
 
 
 def train(
-    net: FaceAttrNet,
-    sets: list[FaceSet],
-    budget: Budget,
-    recipe: Recipe | None = None,
+    learner: Learner,
+    data: BaseData,
+    processes: Processes,
     seed: int = 0,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    again: bool = False,
-    origin: str = "random weights",
-    report: Callable[[str], None] = print,
-    most_steps: int | None = None,
-) -> tuple[FaceAttrNet, dict[str, Any]]:
-    """Train ``net`` in place on the training pictures of ``sets``.
+    micro_batch: int | None = None,
+    threads: int = 1,
+    run: TrainingRun | None = None,
+    watch: Callable[[Line], None] | None = None,
+) -> tuple[Learner, History]:
+    """Train in place.
 
     Args:
-        net: a network without identity layer; the people's vectors are the trainer's own and not kept.
-        sets: each face gives loss only to the heads whose label it has.
-        budget: of time; the schedule follows it.
-        seed: of the drawing of batches. The same steps follow from the same seed, but their number from the time.
-        checkpoint: file for the state, written every four minutes; None for none.
-        resume: go on from the checkpoint, but for the optimiser's moments, which start anew. One whose schedule has
-            ended is not trained any more.
-        again: with ``resume``, begin a new schedule at its start, from the checkpoint's weights.
-        origin: what ``net`` holds, for the record; of no account with ``resume``.
-        report: takes a line of progress every 50 steps.
-        most_steps: stop after so many steps.
+        learner: on the device of this process.
+        data: of which its recipe takes faces.
+        processes: that train together; each takes its part of every batch.
+        seed: of the draw.
+        micro_batch: most faces that pass through the network at a time on a process; gradients add up to those of the
+            whole batch, but batch norms see the parts. None: all of them.
+        threads: that render faces.
+        run: checkpoint and log.
+        watch: called with each line of the log.
 
     Returns:
-        The moving average of the network (its batch-norm statistics are to be estimated anew, :func:`estimate_norms`),
-        and figures: steps, images, people, the losses over time, and the runs that led here, each with what it started
-        from, the steps before it, its minutes and its settings.
+        The moving average where the recipe has one, else ``learner`` (batch-norm statistics are to be estimated anew,
+        :func:`.estimate_norms`), and what happened.
 
     Raises:
-        FileNotFoundError: there is no checkpoint to resume from.
-        ValueError: ``resume`` without ``checkpoint``, or with another seed than that of the runs before.
+        ValueError: the checkpoint is of another run, or the batch is too small for the processes.
+        TrainingError: a loss or a gradient is not finite. The last checkpoint stays.
     """
-    recipe = recipe or Recipe()
-    batches = _Batches(sets, recipe, net.spec, seed)
-    net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    generator = torch.Generator().manual_seed(seed)
-    people = nn.Parameter(torch.randn(batches.identities, net.spec.embedding, generator=generator))
-    optimiser = _optimiser(net, people, recipe)
-    averaged = FaceAttrNet(net.spec, seed=0)
-    averaged.load_state_dict(net.state_dict())
-    figures: dict[str, Any] = {"steps": 0, "images": 0, "people": batches.identities, "log": [], "runs": []}
-    if resume:
-        figures = _load_checkpoint(checkpoint, net, averaged, people, budget, seed)
-        batches.rng = np.random.default_rng((seed, figures["steps"]))  # not the faces of the first run again
-        origin = "checkpoint"
-        if again:
-            budget.progress, origin = 0.0, "checkpoint, new schedule"
+    recipe, run = data.recipe, run or TrainingRun()
+    _check_batches(recipe, processes, micro_batch)
+    learner.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    loop = _Loop(learner, recipe, processes, micro_batch)
+    history = History()
+    if (state := load_checkpoint(run.checkpoint, run.depends)) is not None:
+        history = loop.resume(state)
+    processes.wait()  # nobody writes what another still reads
+    steps = range(history.step, recipe.steps)
+    began = time.monotonic()
+    for step, batch in zip(steps, batches_of(data, seed, steps, processes.rank, processes.count, threads), strict=True):
+        phase, rate = recipe.phase(step), recipe.rate_at(step)
+        for name, (total, weight) in loop.step(step, rate, batch).items():
+            sums = history.losses.setdefault(name, [0.0, 0.0])
+            sums[0], sums[1] = sums[0] + total, sums[1] + weight
+        history.step, history.images = step + 1, history.images + phase.batch
+        now = time.monotonic()
+        history.seconds, began = history.seconds + now - began, now
+        last = history.step == recipe.steps
+        if history.step % _LOG_EVERY == 0 or last:
+            line = _line(history, phase.size, rate)
+            if processes.leads:
+                write_log(run.log, list(line), [list(entry.values()) for entry in history.lines])
+            if watch is not None:
+                watch(line)
+        if run.checkpoint is not None and (history.step % run.every == 0 or last) and processes.leads:
+            save_checkpoint(run.checkpoint, run.depends, loop.state(history))
+        if run.progress is not None:
+            run.progress(history.step, recipe.steps)
+    return loop.result, history
 
-    def done() -> bool:
-        return budget.over or figures["steps"] == most_steps
 
-    if not (resume and done()):  # what only measures a checkpoint is no run
-        run = {"start": origin, "steps before": figures["steps"], "minutes": 0.0, "threads": torch.get_num_threads()}
-        figures["runs"].append(run | {"seed": seed, "recipe": asdict(recipe)})
-    if done():
-        report(f"no training: {budget.progress:.0%} of the schedule are done, and no time or no step is left")
-        return averaged, figures
-    sums: Counter[str] = Counter()
-    saved = time.monotonic()
-
-    while not done():
-        phase, rate = recipe.phase(budget.progress), recipe.rate_at(budget.progress)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = batches.draw(phase.size, phase.batch)
-        sums.update(_step(net, people, optimiser, batch, recipe))
-        figures["steps"] += 1
-        figures["images"] += len(batch[0])
-        _average(averaged, net, min(recipe.average, figures["steps"] / (figures["steps"] + 10)))
-        budget.step()
-        figures["runs"][-1]["minutes"] = round(budget.used / 60, 2)
-        if figures["steps"] % 50 == 0:
-            line = {name: round(value / 50, 4) for name, value in sums.items()}
-            sums.clear()
-            step, progress = figures["steps"], budget.progress
-            figures["log"].append({"step": step, "progress": round(progress, 4), "size": phase.size, **line})
-            report(
-                f"{time.strftime('%H:%M:%S')} {progress:6.1%} step {step} {phase.size} px rate {rate:.1e} "
-                + " ".join(f"{name} {value:.3f}" for name, value in line.items())
+def _check_batches(recipe: Recipe, processes: Processes, micro_batch: int | None) -> None:
+    """Every part must hold two faces: the bottleneck's norm has one value a face."""
+    if micro_batch is not None and micro_batch < 2:
+        raise ValueError(f"micro_batch: expected at least 2, got {micro_batch}")
+    least = min(phase.batch for phase in recipe.phases)
+    if least // processes.count < 2:
+        raise ValueError(f"batch: {least} faces are fewer than 2 for each of {processes.count} processes")
+    for phase in recipe.phases:
+        share = phase.batch // processes.count
+        if micro_batch is not None and share // -(-(share + 1) // micro_batch) < 2:
+            raise ValueError(
+                f"micro_batch: {micro_batch} leaves a single face of a batch of {phase.batch}: take one more"
             )
-            if checkpoint is not None and time.monotonic() - saved > 240:
-                _save_checkpoint(checkpoint, net, averaged, people, budget, figures)
-                saved = time.monotonic()
-                budget.skip()
-    if checkpoint is not None:
-        _save_checkpoint(checkpoint, net, averaged, people, budget, figures)
-    return averaged, figures
 
 
-def _optimiser(net: FaceAttrNet, people: Tensor, recipe: Recipe) -> torch.optim.Optimizer:
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": [*rest, people], "weight_decay": 0.0}]
+class _Loop:
+    """The state of a run, and how a step changes it."""
+
+    def __init__(self, learner: Learner, recipe: Recipe, processes: Processes, micro_batch: int | None) -> None:
+        self.learner, self.recipe, self.processes, self.micro_batch = learner, recipe, processes, micro_batch
+        self.average = copy.deepcopy(learner) if recipe.average else None
+        self.optimiser = _optimiser(learner, recipe)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=learner.precision == torch.float16)
+
+    @property
+    def result(self) -> Learner:
+        return self.learner if self.average is None else self.average
+
+    def step(self, number: int, rate: float, batch: Batch) -> dict[str, tuple[float, float]]:
+        """One step of the optimiser; sum and weight of each loss before it, over all processes."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        place = self.processes.device
+        batch = batch.to(place)
+        weights = self.learner.weights(batch)
+        names = list(weights)
+        total = self.processes.add(torch.stack([weights[name] for name in names]))
+        # Divided by the weight of all faces of the step, wherever they are: gradients of parts and processes add up to
+        # that of the whole batch. Less than one face's worth of targets does not count as one face.
+        factors = torch.tensor([self.recipe.loss_weights.get(name, 1.0) for name in names], device=place)
+        factors = factors / total.clamp(min=1.0)
+        sums = torch.zeros(len(names), device=place)
+        self.optimiser.zero_grad(set_to_none=True)
+        for part in batch.parts(self.micro_batch or len(batch)):
+            found = self.learner(part)
+            losses = torch.stack([found[name] for name in names])
+            self.scaler.scale((losses * factors).sum()).backward()  # type: ignore[no-untyped-call]
+            sums += losses.detach()
+        self.processes.add(sums)
+        result = dict(zip(names, zip(sums.tolist(), total.tolist(), strict=True), strict=True))
+        if bad := [name for name, (value, _) in result.items() if not abs(value) < float("inf")]:
+            raise TrainingError(f"step {number + 1}: the loss of {', '.join(bad)} is not finite; a lower rate may help")
+        self._update(number)
+        return result
+
+    def _update(self, number: int) -> None:
+        self.processes.add_all([p.grad for p in self.learner.parameters() if p.grad is not None])
+        self.scaler.unscale_(self.optimiser)
+        limit = float("inf") if self.recipe.clip is None else self.recipe.clip
+        norm = nn.utils.clip_grad_norm_(self.learner.net.parameters(), limit)
+        # With float16 such a gradient means that the scale was too large: the step is left out and the scale lowered.
+        if not self.scaler.is_enabled() and not norm.isfinite():
+            raise TrainingError(f"step {number + 1}: the gradient is not finite; a lower rate may help")
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            _move(self.average, self.learner, 1 - min(self.recipe.average, (number + 1) / (number + 11)))
+
+    def state(self, history: History) -> dict[str, Any]:
+        return {
+            "learner": self.learner.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": vars(history),
+        }
+
+    def resume(self, state: dict[str, Any]) -> History:
+        self.learner.load_state_dict(state["learner"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        return History(**state["history"])
+
+
+def _optimiser(learner: Learner, recipe: Recipe) -> torch.optim.Optimizer:
+    decayed = [p for p in learner.net.parameters() if p.ndim > 1]
+    rest = [p for p in learner.net.parameters() if p.ndim <= 1]
+    people = [] if learner.people is None else [learner.people]
+    groups = [{"params": decayed, "weight_decay": recipe.decay}, {"params": [*rest, *people], "weight_decay": 0.0}]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99))
 
 
-def _step(
-    net: FaceAttrNet, people: Tensor, optimiser: torch.optim.Optimizer, batch: tuple[Any, ...], recipe: Recipe
-) -> dict[str, float]:
-    """One step of the optimiser on pixels, targets and identities; the losses before it."""
-    pixels, targets, identity = batch
-    outputs = net(pixels)
-    losses = _losses(outputs, targets)
-    if len(people):
-        losses["identity"] = _identity_loss(outputs["embedding"], people, identity, recipe)
-    total = torch.stack([recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
-    optimiser.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-    optimiser.step()
-    return {name: loss.item() for name, loss in losses.items()}
-
-
 @torch.no_grad()
-def _average(averaged: nn.Module, net: nn.Module, keep: float) -> None:
-    for mean, value in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - keep)
-        else:
+def _move(average: nn.Module, learner: nn.Module, share: float) -> None:
+    """Move the average towards the learner by a share of the way."""
+    means, values = average.state_dict().values(), learner.state_dict().values()
+    pairs = list(zip(means, values, strict=True))
+    floating = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
+    torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], share)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
             mean.copy_(value)
 
 
-def _save_checkpoint(
-    path: Path, net: FaceAttrNet, averaged: FaceAttrNet, people: Tensor, budget: Budget, figures: dict[str, Any]
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    state = {"net": net.state_dict(), "averaged": averaged.state_dict(), "people": people.detach()}
-    torch.save({**state, "progress": budget.progress, "figures": figures}, partial)
-    os.replace(partial, path)
-
-
-def _load_checkpoint(
-    path: Path | None, net: FaceAttrNet, averaged: FaceAttrNet, people: Tensor, budget: Budget, seed: int
-) -> dict[str, Any]:
-    """The figures of the checkpoint; everything else of it goes into the arguments."""
-    if path is None:
-        raise ValueError("resume: expected a checkpoint to resume from, got None")
-    state = torch.load(path, weights_only=True)
-    figures: dict[str, Any] = state["figures"]
-    if "runs" not in figures:  # written before runs were recorded, when all of them started from random weights
-        figures["runs"] = [{"start": "random weights", "steps before": 0}]
-    seeds = {run.get("seed", seed) for run in figures["runs"]} - {seed}
-    if seeds:  # the seed also says which faces are held out: another would measure on faces that were trained on
-        raise ValueError(f"seed: the checkpoint {path} was trained with {seeds.pop()}, got {seed}")
-    net.load_state_dict(state["net"])
-    averaged.load_state_dict(state["averaged"])
-    people.data.copy_(state["people"])
-    budget.progress = state["progress"]
-    return figures
-
-
-@torch.no_grad()
-def estimate_norms(net: FaceAttrNet, sets: list[FaceSet], images: int = 2000, batch: int = 50, seed: int = 0) -> None:
-    """Set the batch-norm statistics to those of training crops without jitter, at the true size, in equal parts."""
-    rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(np.flatnonzero(faces.train))[: -(-images // len(sets))] for faces in sets]
-    part = -(-batch // len(sets))
-    with averaging_norms(net):
-        for start in range(0, min(len(index) for index in chosen), part):
-            crops = [
-                render(f, i[start : start + part], net.spec.pixels.size) for f, i in zip(sets, chosen, strict=True)
-            ]
-            net(pixels_of(np.concatenate(crops), net.spec))
-
-
-@contextmanager
-def averaging_norms(net: nn.Module) -> Iterator[None]:
-    """Within it, batch norms take the plain average over the batches that they see; in evaluation mode afterwards."""
-    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    momentum = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    net.train()
-    yield
-    for norm, value in zip(norms, momentum, strict=True):
-        norm.momentum = value
-    net.eval()
-
-
-@torch.no_grad()
-def limit_variances(net: FaceAttrNet, deviation: float = 8.0) -> None:
-    """Scale down convolutions before a batch norm whose output has grown large, so that float16 can hold its variance.
-
-    The norm divides by the deviation, so the network gives the same; powers of two keep the weights' own rounding too.
-    """
-    state: dict[str, torch.Tensor] = dict(net.state_dict())  # shares its memory with the module
-    for name, variance in state.items():
-        if not name.endswith("bn.running_var"):
-            continue
-        norm = name.removesuffix(".running_var")
-        prefix = norm.removesuffix("bn")
-        weight = state[f"{prefix}reduce.weight" if f"{prefix}reduce.weight" in state else f"{prefix}conv.weight"]
-        scale = torch.exp2(-torch.ceil(torch.log2(variance.sqrt() / deviation)).clamp(min=0))
-        weight.mul_(scale[:, None, None, None])
-        state[f"{norm}.running_mean"].mul_(scale)
-        variance.mul_(scale**2)
+def _line(history: History, size: int, rate: float) -> Line:
+    """A new line of the log; the sums begin anew."""
+    losses = {name: total / weight if weight else None for name, (total, weight) in history.losses.items()}
+    history.losses.clear()
+    history.lines.append({"step": history.step, "size": size, "rate": rate, "images": history.images, **losses})
+    return history.lines[-1]
