@@ -9,7 +9,7 @@ from drawn_people import EACH, SPEC, VALIDATION, crops, evaluate, outputs, pack,
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
-from faceattr_fast.photo import FaceAnalyzer, probabilities
+from faceattr_fast.photo import SENSITIVE_LIMITS, FaceAnalyzer, probabilities
 from faceattr_fast.training.evaluate import operating_point
 from faceattr_fast.training.packed import PackedFaces
 from faceattr_fast.weights import read_weights
@@ -107,6 +107,12 @@ def test_calibrate_says_what_is_wrong(weights, faces, tmp_path, capsys):
     assert "is a folder" in capsys.readouterr().err
     assert calibrate(weights, faces, out, "--head", "gender", "--target-fpr", "0.001") == 0
     assert "too few to measure a rate of 0.001" in capsys.readouterr().err
+
+
+def test_thresholds_of_a_sensitive_head_come_with_what_it_must_not_be_used_for(weights, faces, tmp_path, capsys):
+    for head, said in (("ethnicity", True), ("gender", False)):
+        assert calibrate(weights, faces, tmp_path / "w.safetensors", "--head", head) == 0
+        assert (SENSITIVE_LIMITS in capsys.readouterr().err) == said
 
 
 def test_classes_without_training_data_get_no_say(weights, faces):

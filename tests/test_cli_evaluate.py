@@ -11,7 +11,7 @@ from test_protocols import accuracy_by_sklearn, write_lfw_pairs
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
-from faceattr_fast.photo import probabilities
+from faceattr_fast.photo import SENSITIVE_LIMITS, probabilities
 from faceattr_fast.spec import years_of_label
 from faceattr_fast.training.packed import PackedFaces
 
@@ -103,6 +103,13 @@ def test_a_report_has_plots_and_is_the_same_twice(weights, faces, tmp_path):
     assert "![drawn-gender](drawn-gender.png)" in text
     assert "Mean error of the expected age" in text
     assert "nan" not in text
+
+
+def test_figures_of_sensitive_heads_come_with_what_they_must_not_be_used_for(weights, faces, tmp_path):
+    for heads, said in (("ethnicity,gender", True), ("gender,age", False)):
+        report = evaluate(weights, tmp_path, faces, "--heads", heads)
+        assert report.get("limits of use") == (SENSITIVE_LIMITS if said else None)
+        assert (SENSITIVE_LIMITS in (tmp_path / "report.md").read_text()) == said
 
 
 def test_verification_by_lfws_file_is_that_of_scikit_learn(weights, tested, tmp_path):
