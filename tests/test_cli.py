@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from terminal import Terminal
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
@@ -190,13 +191,8 @@ def test_pictures_are_found_in_order_and_named_apart(tmp_path):
         find_pictures([empty])
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_progress_is_for_terminals(monkeypatch):
-    for stream, shown in ((io.StringIO(), False), (_Terminal(), True)):
+    for stream, shown in ((io.StringIO(), False), (Terminal(), True)):
         monkeypatch.setattr(sys, "stderr", stream)
         out = io.StringIO()
         with Progress(2, "pictures") as progress:

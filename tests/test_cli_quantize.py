@@ -1,6 +1,5 @@
 """``faceattr quantize``: from pictures to a weights file that runs in int8."""
 
-import io
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from random_weights import one_block, random_tensors
+from terminal import Terminal
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
@@ -133,10 +133,6 @@ def test_crops_are_taken_whole_and_limited(weights, folder, tmp_path, capsys, mo
 
 
 def test_progress_on_a_terminal(weights, folder, tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert quantize(folder, "--out", tmp_path / "int8.safetensors", "--weights", weights) == 0
     shown = sys.stderr.getvalue()
