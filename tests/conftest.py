@@ -40,11 +40,49 @@ def small_file(small_net, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def int8_file(small_net, tmp_path_factory):
+    """The same weights with scales and errors for int8 and mixed, from six images; not to be changed."""
+    from networks import SMALL, random_pixels
+
+    from faceattr_fast import FastForward
+
+    path = tmp_path_factory.mktemp("int8") / "small.safetensors"
+    FastForward.from_module(small_net, calibration=random_pixels(SMALL, 6, 3)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def small_fast(small_file):
     """The compiled network with two threads."""
     from faceattr_fast import FastForward
 
     return FastForward.load(small_file, threads=2)
+
+
+@pytest.fixture(scope="session")
+def photo_weights(tmp_path_factory):
+    """Path of weights for whole pictures: gender, emotion, age of which one class has no training data; random."""
+    from random_weights import one_block, random_tensors
+
+    from faceattr_fast.spec import HeadSpec
+    from faceattr_fast.weights import Weights, write_weights
+
+    spec = one_block(
+        HeadSpec("gender", 2, "fc", labels=("female", "male")),
+        HeadSpec("emotion", 2, "fc", labels=("happy", "sad")),
+        HeadSpec("age", 3, "bottleneck", labels=("0-2", "3", "60+"), trained=(True, True, False)),
+    )
+    path = tmp_path_factory.mktemp("weights") / "photo.safetensors"
+    metadata = {"licence": "none", "accuracy": {"gender": {"value": 0.5, "n": 2, "data": "two pictures"}}}
+    write_weights(path, Weights(spec, random_tensors(spec), metadata))
+    return str(path)
+
+
+@pytest.fixture
+def no_yunet(monkeypatch, tmp_path_factory):
+    """Whatever this machine has: Haar is used."""
+    monkeypatch.delenv("FACEATTR_YUNET", raising=False)
+    monkeypatch.setenv("FACEATTR_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

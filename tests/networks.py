@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from random_weights import random_tensors
 
 from faceattr_fast import _core
 from faceattr_fast.spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec
@@ -26,19 +27,8 @@ SMALL = NetworkSpec(
 
 
 def random_net(spec, seed):
-    """A module in evaluation mode: activations stay near 1, every norm moves and scales its channels."""
-    rng = np.random.default_rng(seed)
-    state = {}
-    for name, shape in spec.tensor_shapes().items():
-        if name.endswith("running_var"):
-            value = rng.uniform(0.5, 2.0, shape)
-        elif name.endswith("bn.weight"):
-            value = rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
-        elif len(shape) == 1:  # biases, running means
-            value = rng.normal(0, 0.3, shape)
-        else:
-            value = rng.normal(0, np.sqrt(1.5 / np.prod(shape[1:])), shape)
-        state[name] = torch.from_numpy(value.astype(np.float32))
+    """A module in evaluation mode, with :func:`random_tensors`."""
+    state = {name: torch.from_numpy(value) for name, value in random_tensors(spec, seed).items()}
     net = FaceAttrNet(spec, seed=0)
     net.load_state_dict(state, strict=False)
     return net.eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_weights import one_block, random_tensors
 
 import faceattr_fast as faf
 from faceattr_fast.weights import Weights, write_weights
@@ -45,17 +46,9 @@ def ab():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    spec = faf.NetworkSpec(
-        stem=faf.StemSpec(8),
-        stages=((faf.BlockSpec(8, 8, 16, 2),),),
-        embedding=16,
-        heads=(faf.HeadSpec("gender", 2, "fc"),),
-        pixels=faf.PixelSpec(size=32),
-    )
-    rng = np.random.default_rng(0)
-    tensors = {name: abs(rng.normal(0, 0.2, shape)).astype(np.float32) for name, shape in spec.tensor_shapes().items()}
+    spec = one_block(faf.HeadSpec("gender", 2, "fc"), stride=2, pixels=faf.PixelSpec(size=32))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_weights(path, Weights(spec, tensors))
+    write_weights(path, Weights(spec, random_tensors(spec)))
     return path
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from random_weights import one_block
 
 import faceattr_fast as faf
 from faceattr_fast.bench import Settings, inputs, peaks, relative_speeds, report, summarise, tables, worker
@@ -25,13 +26,7 @@ from faceattr_fast.plan import (
     TensorShape,
 )
 
-SPEC = faf.NetworkSpec(
-    stem=faf.StemSpec(8),
-    stages=((faf.BlockSpec(8, 8, 16, 2),),),
-    embedding=16,
-    heads=(faf.HeadSpec("gender", 2, "fc"),),
-    pixels=faf.PixelSpec(size=32),
-)
+SPEC = one_block(faf.HeadSpec("gender", 2, "fc"), stride=2, pixels=faf.PixelSpec(size=32))
 
 
 # arithmetic

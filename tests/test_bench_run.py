@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_weights import one_block, random_tensors
 
 import faceattr_fast as faf
 from faceattr_fast.bench import Settings, inputs, peers, process, report, run_benchmark, session, tables, turns, worker
@@ -14,22 +15,13 @@ from faceattr_fast.bench.quantised import UnsupportedError, write_int8_onnx, wri
 from faceattr_fast.cli import main
 from faceattr_fast.weights import Weights, write_weights
 
-SPEC = faf.NetworkSpec(
-    stem=faf.StemSpec(8),
-    stages=((faf.BlockSpec(8, 8, 16, 2),),),
-    embedding=16,
-    heads=(faf.HeadSpec("gender", 2, "fc"),),
-    pixels=faf.PixelSpec(size=32),
-)
+SPEC = one_block(faf.HeadSpec("gender", 2, "fc"), stride=2, pixels=faf.PixelSpec(size=32))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in SPEC.tensor_shapes().items()}
-    tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    write_weights(path, Weights(SPEC, tensors))
+    write_weights(path, Weights(SPEC, random_tensors(SPEC)))
     return path
 
 

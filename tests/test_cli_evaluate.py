@@ -1,98 +1,26 @@
-"""``faceattr evaluate`` and ``calibrate``: reports of drawn faces against what is computed here from the outputs."""
+"""``faceattr evaluate``: reports of drawn faces against what is computed here from the outputs."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
+from drawn_people import EACH, LABELS, NAMES, PEOPLE, SPEC, VALIDATION, crops, entry, evaluate, outputs, pack, save
+from PIL import Image
+from test_protocols import accuracy_by_sklearn, write_lfw_pairs
+
+import faceattr_fast as faf
+from faceattr_fast.cli import main
+from faceattr_fast.photo import SENSITIVE_LIMITS, probabilities
+from faceattr_fast.spec import years_of_label
+from faceattr_fast.training.packed import PackedFaces
 
 metrics = pytest.importorskip("sklearn.metrics")
-pytest.importorskip("cv2")
-
-from PIL import Image  # noqa: E402
-from test_protocols import accuracy_by_sklearn, write_lfw_pairs  # noqa: E402
-
-import faceattr_fast as faf  # noqa: E402
-from faceattr_fast.cli import main  # noqa: E402
-from faceattr_fast.photo import DEFAULT_TEMPLATE, FaceAnalyzer, probabilities  # noqa: E402
-from faceattr_fast.spec import years_of_label  # noqa: E402
-from faceattr_fast.training.evaluate import operating_point  # noqa: E402
-from faceattr_fast.training.packed import PackedFaces  # noqa: E402
-from faceattr_fast.training.packing import Entry, PackedWriter  # noqa: E402
-from faceattr_fast.weights import Weights, read_weights, write_weights  # noqa: E402
-
-SIDE, PEOPLE, EACH = 56, 12, 8
-LABELS = {
-    "gender": ("female", "male"),
-    "ethnicity": ("black", "white", "hispanic"),
-    "age": ("0-2", "8-14", "60+"),
-}
-SPEC = faf.NetworkSpec(
-    stem=faf.StemSpec(8),
-    stages=((faf.BlockSpec(8, 8, 16, 4),),),
-    embedding=16,
-    heads=(
-        faf.HeadSpec("gender", 2, "fc", labels=LABELS["gender"]),
-        faf.HeadSpec("ethnicity", 3, "fc", labels=LABELS["ethnicity"], trained=(True, True, False)),
-        faf.HeadSpec("age", 3, "conv2", labels=LABELS["age"]),
-        faf.HeadSpec("glasses", 2, "bottleneck", kind="sigmoid", labels=("glasses", "hat")),
-    ),
-    pixels=faf.PixelSpec(size=SIDE),
-)
-CROP = {**DEFAULT_TEMPLATE.to_dict(), "size": SIDE}
-VALIDATION = range(6)  # persons; men and women and each ethnicity are on both sides
-NAMES = [f"Ann_{person}" for person in range(PEOPLE - 1)] + ["Bob"]
-
-
-def save(path, spec, metadata=None):
-    """Random weights, whose heads give every answer on the drawn faces, some more often."""
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in spec.tensor_shapes().items()}
-    tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
-    for head, logits in faf.FastForward(Weights(spec, tensors))(crops()).items():
-        if head != "embedding":
-            tensors[f"heads.{head}.fc.bias"] -= np.quantile(
-                logits, 0.5 - 0.1 * np.arange(logits.shape[1]), axis=0
-            ).diagonal()
-    write_weights(path, Weights(spec, tensors, {"licence": "none", "crop": CROP, **(metadata or {})}), dtype="float16")
-    return path
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return save(tmp_path_factory.mktemp("weights") / "small.safetensors", SPEC)
-
-
-def crops():
-    """Pictures of a colour and some coarse noise: those of a person are alike, but not very."""
-    rng = np.random.default_rng(0)
-    colours = np.repeat(rng.uniform(60, 200, (PEOPLE, 1, 1, 3)), EACH, 0)
-    coarse = np.clip(colours + rng.normal(0, 45, (PEOPLE * EACH, 14, 14, 3)), 0, 255)
-    return np.kron(coarse, np.ones((1, SIDE // 14, SIDE // 14, 1))).astype(np.uint8)
-
-
-def entry(i):
-    person, image = divmod(i, EACH)
-    labels = {
-        "gender": LABELS["gender"][person % 2],
-        "ethnicity": ("white", "black", "hispanic", "")[person % 4],
-        "age": LABELS["age"][i % 3],
-    }
-    both = {"glasses": [float(i % 2), float(i % 2 == 0 or i % 3 == 0)]}
-    return Entry(f"{NAMES[person]}_{image + 1:04d}.png", subject=NAMES[person], years=(1, 11, 71)[i % 3],
-                 labels=labels, targets=both)  # fmt: skip
-
-
-def pack(folder, split, classes=LABELS, labels=None):
-    """All faces; ``split`` says where the i-th goes, ``labels`` replace those that faces have."""
-    info = {"name": folder.name, "version": "1", "kind": "tight", "split": "by lot", "crop": {"margin": 0}}
-    with PackedWriter(folder, SIDE, {}) as writer:
-        for i, crop in enumerate(crops()):
-            item = entry(i)
-            writer.add(dataclasses.replace(item, labels=item.labels | (labels or {})), crop)
-        parts = np.array([split(i) for i in range(writer.crops)])
-        writer.finish(parts, np.arange(writer.crops), {**classes, "glasses": ("glasses", "hat")}, info)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +33,6 @@ def faces(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory):
     return pack(tmp_path_factory.mktemp("sets") / "tested", lambda i: "test")
-
-
-def evaluate(weights, out, *arguments, plots=False):
-    command = ["evaluate", "--weights", weights, "--out", out, *arguments, *([] if plots else ["--no-plots"])]
-    assert main([*map(str, command)]) == 0
-    return json.loads((out / "report.json").read_text())
-
-
-def outputs(weights, chosen=slice(None)):
-    return faf.FastForward.load(weights)(crops()[chosen])
 
 
 def test_figures_are_those_of_the_outputs(weights, faces, tmp_path, capsys):
@@ -185,6 +103,13 @@ def test_a_report_has_plots_and_is_the_same_twice(weights, faces, tmp_path):
     assert "![drawn-gender](drawn-gender.png)" in text
     assert "Mean error of the expected age" in text
     assert "nan" not in text
+
+
+def test_figures_of_sensitive_heads_come_with_what_they_must_not_be_used_for(weights, faces, tmp_path):
+    for heads, said in (("ethnicity,gender", True), ("gender,age", False)):
+        report = evaluate(weights, tmp_path, faces, "--heads", heads)
+        assert report.get("limits of use") == (SENSITIVE_LIMITS if said else None)
+        assert (SENSITIVE_LIMITS in (tmp_path / "report.md").read_text()) == said
 
 
 def test_verification_by_lfws_file_is_that_of_scikit_learn(weights, tested, tmp_path):
@@ -310,95 +235,3 @@ def test_what_is_wrong_with_the_arguments_is_said(weights, faces, tested, tmp_pa
     assert "two sets are named tested" in error(tested, tested)
     strange = pack(tmp_path / "strange", lambda i: "test", LABELS | {"gender": ("female ", "male ")}, {"gender": ""})
     assert "none of them is among those that the network was trained on: female, male" in error(strange)
-
-
-# --- calibrate --------------------------------------------------------------------------------------------------------
-
-
-def calibrate(weights, faces, out, *arguments):
-    base = ["calibrate", str(faces), "--weights", str(weights), "--out", str(out), "--target-fpr", "0.1"]
-    return main([*base, *map(str, arguments)])
-
-
-def test_thresholds_keep_the_rate_and_the_analyzer_obeys(weights, faces, tmp_path, capsys):
-    out = tmp_path / "calibrated.safetensors"
-    assert calibrate(weights, faces, out, "--head", "gender") == 0
-    text = capsys.readouterr().out
-    assert "validation, 48 faces, by which they were chosen" in text
-    assert "test, 48 faces, by which nothing was chosen" in text
-    found, before = read_weights(out), read_weights(weights)
-    head = found.spec.head("gender")
-    assert all(np.array_equal(found.tensors[name], before.tensors[name]) for name in before.tensors)
-    assert dataclasses.replace(head, thresholds=None) == before.spec.head("gender")
-    assert found.metadata["licence"] == "none"
-    entry = found.metadata["thresholds"]["gender"]
-    assert entry["target false positive rate"] == 0.1
-    packed = PackedFaces.open(faces)
-    p = probabilities(head, outputs(weights)["gender"])
-    labels, validation = packed.labels["gender"], packed.split == "validation"
-    for i, threshold in enumerate(head.thresholds):
-        negatives = p[validation & (labels != i), i]
-        if len(negatives):
-            assert (negatives >= threshold).mean() <= 0.1
-    said, truth = p >= head.thresholds, labels[:, None] == np.arange(2)
-    assert entry["test"]["unlabelled"] == pytest.approx((~said[~validation].any(1)).mean())
-    expected = (said & truth)[~validation].sum() / truth[~validation].sum()
-    assert entry["test"]["true positive"] == pytest.approx(expected)
-    answers = FaceAnalyzer.load(out, sensitive=True, detector="haar").predict_crops(crops())
-    abstained = [face.gender.abstained for face in answers]
-    assert abstained == (~said.any(1)).tolist()
-    assert 0 < sum(abstained) < len(abstained)
-    report = evaluate(out, tmp_path / "r", faces, "--heads", "gender")["sets"][0]["heads"]["gender"]
-    assert report["operating point"]["unlabelled"]["rate"] == pytest.approx(entry["test"]["unlabelled"])
-    female = ~validation & (labels == 0)
-    groups = json.loads((tmp_path / "r" / "report.json").read_text())["sets"][0]["groups"]
-    assert groups["female"]["unlabelled"] == {"gender": pytest.approx(np.mean(np.array(abstained)[female]))}
-    answered = [face for face, part in zip(answers, validation, strict=True) if not part and not face.gender.abstained]
-    assert report["operating point"]["answered"]["n"] == len(answered)
-    # A further head is added in place, and the first stays.
-    assert calibrate(out, faces, out, "--head", "age") == 0
-    again = read_weights(out)
-    assert again.spec.head("gender") == head
-    assert again.metadata["thresholds"].keys() == {"gender", "age"}
-
-
-def test_several_labels_at_once_are_calibrated_too(weights, tested, faces, tmp_path, capsys):
-    out = tmp_path / "calibrated.safetensors"
-    assert calibrate(weights, faces, out, "--head", "glasses") == 0
-    packed = PackedFaces.open(faces)
-    validation = (packed.split == "validation") & packed.targets["glasses"].any(1)
-    head = read_weights(out).spec.head("glasses")
-    p, truth = probabilities(head, outputs(weights)["glasses"])[validation], packed.targets["glasses"][validation] == 1
-    for i, threshold in enumerate(head.thresholds):
-        assert (p[~truth[:, i], i] >= threshold).mean() <= 0.1
-    capsys.readouterr()
-    assert calibrate(weights, tested, out, "--head", "glasses") == 2
-    assert "no face in the split 'validation'" in capsys.readouterr().err
-
-
-def test_calibrate_says_what_is_wrong(weights, faces, tmp_path, capsys):
-    out = tmp_path / "out.safetensors"
-
-    def error(*arguments):
-        assert calibrate(weights, faces, out, *arguments) == 2
-        assert not out.exists()
-        return capsys.readouterr().err
-
-    assert "no head named 'mood'" in error("--head", "mood")
-    assert "expected a rate above 0 and below 1, got '1.5'" in error("--head", "gender", "--target-fpr", "1.5")
-    assert calibrate(weights, faces, tmp_path, "--head", "gender") == 2
-    assert "is a folder" in capsys.readouterr().err
-    assert calibrate(weights, faces, out, "--head", "gender", "--target-fpr", "0.001") == 0
-    assert "too few to measure a rate of 0.001" in capsys.readouterr().err
-
-
-def test_classes_without_training_data_get_no_say(weights, faces):
-    from faceattr_fast.training.cases import examine_packed
-
-    fast = faf.FastForward.load(weights, heads=["ethnicity"])
-    cases = examine_packed(fast, PackedFaces.open(faces), "all")
-    head = dataclasses.replace(SPEC.head("ethnicity"), thresholds=(0.0, 0.0, 0.0))
-    point = operating_point(head, cases)
-    assert point["classes"].keys() == {"black", "white"}
-    assert cases.left_out == {"ethnicity": {"hispanic": 3 * EACH}}
-    assert point["n"] == 6 * EACH  # neither those left out nor the unlabelled

@@ -1,6 +1,5 @@
 """``faceattr quantize``: from pictures to a weights file that runs in int8."""
 
-import io
 import json
 import os
 import sys
@@ -9,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from random_weights import one_block, random_tensors
+from terminal import Terminal
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
@@ -18,26 +19,19 @@ from faceattr_fast.weights import Weights, copy_weights, read_weights, write_wei
 pytest.importorskip("cv2")
 
 ASTRONAUT = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+pytestmark = pytest.mark.usefixtures("no_yunet")
 
-SPEC = faf.NetworkSpec(
-    stem=faf.StemSpec(8),
-    stages=((faf.BlockSpec(8, 8, 16, 4),),),
-    embedding=16,
-    heads=(
-        faf.HeadSpec("gender", 2, "fc", labels=("female", "male")),
-        faf.HeadSpec("emotion", 2, "conv2", labels=("happy", "sad")),
-        faf.HeadSpec("glasses", 1, "bottleneck", kind="sigmoid", labels=("glasses",)),
-    ),
+SPEC = one_block(
+    faf.HeadSpec("gender", 2, "fc", labels=("female", "male")),
+    faf.HeadSpec("emotion", 2, "conv2", labels=("happy", "sad")),
+    faf.HeadSpec("glasses", 1, "bottleneck", kind="sigmoid", labels=("glasses",)),
 )
 
 
 @pytest.fixture
 def weights(tmp_path):
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in SPEC.tensor_shapes().items()}
-    tensors = {name: abs(value) if name.endswith("running_var") else value for name, value in tensors.items()}
     path = tmp_path / "small.safetensors"
-    write_weights(path, Weights(SPEC, tensors, {"licence": "none"}), dtype="float16")
+    write_weights(path, Weights(SPEC, random_tensors(SPEC), {"licence": "none"}), dtype="float16")
     return path
 
 
@@ -50,13 +44,6 @@ def folder(tmp_path):
         (pictures / name).write_bytes(ASTRONAUT.read_bytes())
     Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(pictures / "grey.png")
     return pictures
-
-
-@pytest.fixture(autouse=True)
-def no_yunet(monkeypatch, tmp_path_factory):
-    """Whatever this machine has: Haar is used."""
-    monkeypatch.delenv("FACEATTR_YUNET", raising=False)
-    monkeypatch.setenv("FACEATTR_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def body(path):
@@ -146,10 +133,6 @@ def test_crops_are_taken_whole_and_limited(weights, folder, tmp_path, capsys, mo
 
 
 def test_progress_on_a_terminal(weights, folder, tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert quantize(folder, "--out", tmp_path / "int8.safetensors", "--weights", weights) == 0
     shown = sys.stderr.getvalue()

@@ -1,12 +1,12 @@
 """``faceattr tune``: what is measured, printed and written, and what ``faceattr doctor`` says of it."""
 
-import io
 import json
 import sys
 
 import numpy as np
 import pytest
 from networks import SMALL, random_pixels
+from terminal import Terminal
 
 from faceattr_fast import FastForward, tune_file, tuning
 from faceattr_fast.cli import main
@@ -193,10 +193,6 @@ def test_a_busy_machine(weights, capsys, monkeypatch, winograd_is_faster):
 
 
 def test_progress_on_a_terminal(weights, monkeypatch, winograd_is_faster):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert tune("--weights", weights) == 0
     assert "40/40 rounds" in sys.stderr.getvalue()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_specs import names_of_outputs, specs
+from random_weights import random_tensors
 
 from faceattr_fast.fold import fold_layer
 from faceattr_fast.oracle import run_plan
@@ -19,32 +20,8 @@ PAPER = NetworkSpec.paper(identities=None)
 PAPER_OUTPUTS = ("embedding", "gender", "ethnicity", "emotion", "age")
 EXACT = 1e-12
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 many = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread():
-    """The networks here are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def random_tensors(spec, seed=0):
-    """Weights that keep activations near 1, and norms that do something."""
-    rng = np.random.default_rng(seed)
-
-    def values(name, shape):
-        if name.endswith("running_var"):
-            return rng.uniform(0.5, 2.0, shape)
-        if name.endswith("bn.weight"):
-            return rng.uniform(0.5, 1.5, shape) * rng.choice([-1, 1], shape)
-        if len(shape) == 1:
-            return rng.normal(0, 0.3, shape)
-        return rng.normal(0, np.sqrt(1.5 / np.prod(shape[1:])), shape)
-
-    return {name: values(name, shape).astype(np.float32) for name, shape in spec.tensor_shapes().items()}
 
 
 def torch_module(spec, tensors):

@@ -24,14 +24,6 @@ X = normalise(IMAGES, SMALL)
 GUARD = 60  # seconds after which something hangs; nothing here takes one on a machine that is idle
 
 
-@pytest.fixture(scope="module")
-def int8_file(small_net, tmp_path_factory):
-    """The weights of ``small_file`` with scales for int8."""
-    path = tmp_path_factory.mktemp("int8") / "small.safetensors"
-    FastForward.from_module(small_net, calibration=IMAGES[:8]).save(path)
-    return path
-
-
 formats = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "mixed"])
 
 

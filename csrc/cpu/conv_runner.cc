@@ -12,31 +12,12 @@ ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
       has_residual_(phase.residual >= 0),
       panels_(panel_count(shape_.channels, kernel_->panel)) {
   if (has_residual_) residual_ = layout.memory.maps[phase.residual];
-  std::vector<std::size_t> first_run;
-  for (const Segment& s : phase.segments) {
-    const MapPlacement& src = layout.memory.maps[s.src];
-    const int pad = s.kernel / 2;
-    ConvSegment segment;
-    segment.offset = static_cast<std::int64_t>(src.interior()) + s.start - pad * (src.row_pitch + src.pixel_pitch);
-    segment.row_step = s.stride * src.row_pitch;
-    segment.column_step = s.stride * src.pixel_pitch;
-    // A row of taps is contiguous where the segment reads whole positions.
-    const bool whole = s.count == layout.plan.tensors[s.src].channels;
-    const int columns = whole ? 1 : s.kernel;
-    segment.run_length = whole ? s.kernel * s.count : s.count;
-    segment.run_count = s.kernel * columns;
-    first_run.push_back(runs_.size());
-    for (int ky = 0; ky < s.kernel; ++ky) {
-      for (int kx = 0; kx < columns; ++kx) runs_.push_back(ky * src.row_pitch + kx * src.pixel_pitch);
-    }
-    args_.k += static_cast<std::int64_t>(segment.run_count) * segment.run_length;
-    segments_.push_back(segment);
-  }
-  for (std::size_t i = 0; i < segments_.size(); ++i) segments_[i].runs = runs_.data() + first_run[i];
+  segments_ = {phase.segments, layout.memory.maps, [](const Segment& s, const MapPlacement& src) {
+                 return SegmentRead{static_cast<std::int64_t>(src.interior()) + s.start, s.count};
+               }};
+  segments_.put(args_);
   weights_ = pack_panels(phase.weight, shape_.channels, args_.k, kernel_->panel);
   bias_ = pack_bias(phase.bias, kernel_->panel);
-  args_.segments = segments_.data();
-  args_.segment_count = static_cast<int>(segments_.size());
   args_.weights = weights_.data();
   args_.bias = bias_.data();
   args_.out_channels = shape_.channels;

@@ -7,15 +7,12 @@
 #include "base/bfloat16.h"
 #include "cpu/narrow_pack.h"
 #include "cpu/pack.h"
+#include "cpu/stem_strip.h"
 
 namespace faceattr::cpu {
 namespace {
 
-constexpr int kTaps = 7, kPad = 3, kRgb = 3;
-constexpr int kStemRow = kTaps * kRgb, kStemRun = kStemRow + 1;  // of even length: one value more, times zero
-// As in the stem of floats.
-constexpr int kStripRows = 8;
-constexpr int strip_input_rows(int pooled_rows) { return 4 * pooled_rows + kTaps - 2; }
+constexpr int kStemRow = kStemTaps * kRgb, kStemRun = kStemRow + 1;  // of even length: one value more, times zero
 
 // 32 bits each, whatever they are, padded as a bias.
 AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
@@ -69,7 +66,12 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
     : kernel_(numbers.kernel), shape_(layout.plan.tensors[phase.dst]) {
   const auto& tensors = layout.plan.tensors;
   const auto& maps = layout.memory.maps;
-  bind_segments(phase.segments, layout);
+  segments_ = {phase.segments, maps, [](const Segment& s, const MapPlacement& src) {
+                 const NarrowRun read = aligned(s);
+                 return SegmentRead{static_cast<std::int64_t>(src.narrow_interior()) + read.begin,
+                                    read.end - read.begin};
+               }};
+  segments_.put(args_);
   GroupPacker packer(shape_.channels, args_.k, *kernel_);
   std::vector<std::int32_t> bias = numbers.bias;
   const std::int16_t* weight = numbers.weight.data();
@@ -125,34 +127,6 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
                sizeof(float) * static_cast<double>(weights_.size()), panel_count(shape_.channels, kernel_->panel));
 }
 
-void NarrowConvRunner::bind_segments(const std::vector<Segment>& segments, const Layout& layout) {
-  std::vector<std::size_t> first_run;
-  for (const Segment& s : segments) {
-    const MapPlacement& src = layout.memory.maps[s.src];
-    const int pad = s.kernel / 2;
-    const NarrowRun read = aligned(s);
-    ConvSegment segment;
-    segment.row_step = s.stride * src.row_pitch;
-    segment.column_step = s.stride * src.pixel_pitch;
-    segment.offset =
-        static_cast<std::int64_t>(src.narrow_interior()) + read.begin - pad * (src.row_pitch + src.pixel_pitch);
-    // A row of taps is contiguous where the segment reads whole positions.
-    const bool whole = read.end - read.begin == src.pixel_pitch;
-    const int columns = whole ? 1 : s.kernel;
-    segment.run_length = (whole ? s.kernel : 1) * (read.end - read.begin);
-    segment.run_count = s.kernel * columns;
-    first_run.push_back(runs_.size());
-    for (int ky = 0; ky < s.kernel; ++ky) {
-      for (int kx = 0; kx < columns; ++kx) runs_.push_back(ky * src.row_pitch + kx * src.pixel_pitch);
-    }
-    args_.k += static_cast<std::int64_t>(segment.run_count) * segment.run_length;
-    segments_.push_back(segment);
-  }
-  for (std::size_t i = 0; i < segments_.size(); ++i) segments_[i].runs = runs_.data() + first_run[i];
-  args_.segments = segments_.data();
-  args_.segment_count = static_cast<int>(segments_.size());
-}
-
 void NarrowConvRunner::clear_borders(const ImageMemory& memory, const Team& team) const {
   if (has_floats_) clear_border(floats_, shape_, memory.arena, team);
   if (has_narrow_) clear_border(narrow_, narrow_shape_, memory.arena, team);
@@ -189,13 +163,12 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
       size_(layout.plan.pixels),
       channels_(layout.plan.tensors[dst].channels),
       panels_(panel_count(channels_, conv_->panel)),
-      strip_pitch_(static_cast<std::int64_t>(size_ + 2 * kPad) * kRgb),
       shape_(layout.plan.tensors[dst]),
       dst_(layout.memory.maps[dst]) {
-  GroupPacker packer(channels_, kTaps * kStemRun, *conv_);
+  GroupPacker packer(channels_, kStemTaps * kStemRun, *conv_);
   for (int o = 0; o < channels_; ++o) {
-    for (int i = 0; i < kTaps * kStemRow; ++i) {
-      packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kTaps * kStemRow + i]);
+    for (int i = 0; i < kStemTaps * kStemRow; ++i) {
+      packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kStemTaps * kStemRow + i]);
     }
   }
   weights_ = packer.take();
@@ -205,41 +178,33 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
     mean_.push_back(layout.plan.mean[i % kRgb]);
     doubled_scale_.push_back(2.0f * layout.plan.scale[i % kRgb]);
   }
-  for (int ky = 0; ky < kTaps; ++ky) runs_[ky] = ky * strip_pitch_;
-  segment_.row_step = 2 * strip_pitch_;
+  for (int ky = 0; ky < kStemTaps; ++ky) runs_[ky] = ky * strip_pitch(size_);
+  segment_.row_step = 2 * strip_pitch(size_);
   segment_.column_step = 2 * kRgb;
-  segment_.run_count = kTaps;
+  segment_.run_count = kStemTaps;
   segment_.run_length = kStemRun;
 }
 
 // The last run of the last row ends kRgb - 1 values before the strip does: its one more value is in the strip.
 std::size_t NarrowStemRunner::scratch_floats(int) const {
-  const std::size_t values = strip_input_rows(kStripRows) * strip_pitch_ + std::int64_t{2} * (size_ / 2) * channels_;
+  const std::size_t values =
+      strip_input_rows(kStripRows) * strip_pitch(size_) + std::int64_t{2} * (size_ / 2) * channels_;
   return (values + kNarrowPerFloat - 1) / kNarrowPerFloat;
 }
 
 bool NarrowStemRunner::load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows,
                                   std::int16_t* strip) const {
-  const std::int64_t plane = static_cast<std::int64_t>(size_) * size_;
-  bool finite = true;
-  for (int r = 0; r < rows; ++r, strip += strip_pitch_) {
-    const int y = first_row + r;
-    if (y < 0 || y >= size_) {  // padding is zero after normalisation, whatever the mean
-      std::fill_n(strip, strip_pitch_, std::int16_t{0});
-      continue;
-    }
-    std::fill_n(strip, kPad * kRgb, std::int16_t{0});
-    std::fill_n(strip + strip_pitch_ - kPad * kRgb, kPad * kRgb, std::int16_t{0});
-    const LoadIntegersArgs args = {size_, mean_.data(), doubled_scale_.data(), strip + kPad * kRgb};
-    if (pixels.u8 != nullptr) {
-      stem_->load_u8_integers(args, pixels.u8 + (image * plane + static_cast<std::int64_t>(y) * size_) * kRgb);
+  return cpu::load_strip(pixels, image, size_, first_row, rows, strip, [&](std::int16_t* dst, const PixelRow& row) {
+    const LoadIntegersArgs args = {size_, mean_.data(), doubled_scale_.data(), dst};
+    bool finite = true;
+    if (row.u8 != nullptr) {
+      stem_->load_u8_integers(args, row.u8);
     } else {
-      const float* red = pixels.f32 + image * plane * kRgb + static_cast<std::int64_t>(y) * size_;
-      finite &= stem_->load_f32_integers(args, red, red + plane, red + 2 * plane);
+      finite = stem_->load_f32_integers(args, row.red, row.green, row.blue);
     }
-    if (shape_.format == Format::kBfloat16) stem_->integers_to_bfloat16(args.dst, size_ * kRgb);
-  }
-  return finite;
+    if (shape_.format == Format::kBfloat16) stem_->integers_to_bfloat16(dst, size_ * kRgb);
+    return finite;
+  });
 }
 
 bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory,
@@ -248,7 +213,8 @@ bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const Image
   const int width = size_ / 4;
   const Team::Range rows = team.share(width);
   std::int16_t* strip = narrow(memory.scratch);
-  std::int16_t* convolved = strip + strip_input_rows(kStripRows) * strip_pitch_;  // two rows, pooled while in cache
+  std::int16_t* convolved =
+      strip + strip_input_rows(kStripRows) * strip_pitch(size_);  // two rows, pooled while in cache
   ConvSegment segment = segment_;
   segment.runs = runs_;
   NarrowConvArgs args;
@@ -256,7 +222,7 @@ bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const Image
   args.segments = &segment;
   args.segment_count = 1;
   args.weights = weights_.data();
-  args.k = kTaps * kStemRun;
+  args.k = kStemTaps * kStemRun;
   args.out_channels = channels_;
   args.out_width = size_ / 2;
   args.store.bias = words(bias_);
@@ -268,9 +234,9 @@ bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const Image
   bool finite = true;
   for (int begin = static_cast<int>(rows.begin); begin < rows.end; begin += kStripRows) {
     const int end = std::min(begin + kStripRows, static_cast<int>(rows.end));
-    finite &= load_strip(pixels, image, 4 * begin - kPad, strip_input_rows(end - begin), strip);
+    finite &= load_strip(pixels, image, 4 * begin - kStemPad, strip_input_rows(end - begin), strip);
     for (int y = begin; y < end; ++y) {
-      segment.offset = 4 * (y - begin) * strip_pitch_;
+      segment.offset = 4 * (y - begin) * strip_pitch(size_);
       for (int panel = 0; panel < panels_; ++panel) conv_->run(args, 0, 2 * args.out_width, panel);
       const std::int16_t* below = convolved + args.store.narrow_row_pitch;
       const std::int64_t row = dst_.narrow_interior() + y * dst_.row_pitch;

@@ -39,7 +39,6 @@ class NarrowStemRunner {
   std::int64_t runs_[7];
   ConvSegment segment_;
   int size_, channels_, panels_;
-  std::int64_t strip_pitch_;  // of an input row
   TensorShape shape_;
   MapPlacement dst_;
 };
@@ -61,12 +60,10 @@ class NarrowConvRunner {
  private:
   template <class Phase>
   NarrowConvRunner(const Phase& phase, const NarrowWeights& numbers, const Layout& layout);
-  void bind_segments(const std::vector<Segment>& segments, const Layout& layout);
 
   const NarrowConvKernel* kernel_;
   AlignedBuffer weights_, bias_, multiplier_, inverse_;
-  std::vector<ConvSegment> segments_;
-  std::vector<std::int64_t> runs_;
+  BoundSegments segments_;
   NarrowConvArgs args_;  // all but the addresses in the arena
   // Of the maps that are written and added; only those that exist are used.
   TensorShape shape_, narrow_shape_;

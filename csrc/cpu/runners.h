@@ -7,6 +7,7 @@
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "cpu/blocking.h"
+#include "cpu/bound_segments.h"
 #include "cpu/dispatch.h"
 #include "plan/memory_planner.h"
 #include "plan/phase.h"
@@ -64,7 +65,6 @@ class StemRunner {
   std::int64_t runs_[7];
   ConvSegment segment_;
   int size_, channels_, panels_;
-  std::int64_t strip_pitch_;
   TensorShape shape_;
   MapPlacement dst_;
 };
@@ -84,8 +84,7 @@ class ConvRunner {
 
   const SegmentedConvKernel* kernel_;
   AlignedBuffer weights_, bias_;
-  std::vector<ConvSegment> segments_;
-  std::vector<std::int64_t> runs_;
+  BoundSegments segments_;
   SegmentedConvArgs args_;  // all but the addresses in the arena
   TensorShape shape_;
   MapPlacement dst_, residual_;

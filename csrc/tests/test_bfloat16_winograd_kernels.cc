@@ -39,15 +39,6 @@ struct Case {
   }
 };
 
-template <class Visit>
-void for_each_point(const WinogradForm& form, const Visit& visit) {
-  for (int y = 0; y < form.side; ++y) {
-    for (int x = 0; x < form.side; ++x) {
-      if (form.has_point(y, x)) visit(form.point(y, x), y * form.side + x);
-    }
-  }
-}
-
 std::vector<std::int32_t> bits(const std::vector<float>& values) {
   std::vector<std::int32_t> result(values.size());
   std::memcpy(result.data(), values.data(), values.size() * sizeof(float));

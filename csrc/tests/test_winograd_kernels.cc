@@ -16,6 +16,7 @@
 using namespace faceattr;
 using namespace faceattr::cpu;
 using faceattr::test::bound;
+using faceattr::test::for_each_point;
 using faceattr::test::kCanary;
 using faceattr::test::Matrix;
 using faceattr::test::runnable;
@@ -47,16 +48,6 @@ struct Case {
     FA_CHECK_MESSAGE(std::abs(got - expected) <= allowed, kernel.name);
   }
 };
-
-// Visits (point, its place in the square of the matrices).
-template <class Visit>
-void for_each_point(const WinogradForm& form, const Visit& visit) {
-  for (int y = 0; y < form.side; ++y) {
-    for (int x = 0; x < form.side; ++x) {
-      if (form.has_point(y, x)) visit(form.point(y, x), y * form.side + x);
-    }
-  }
-}
 
 void check_input(const Case& c, int rows, int columns) {
   const int side = c.form().side, points = c.form().points();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/kernels/winograd/winograd.h"
 #include "plan/phase.h"
 
 namespace faceattr::test {
@@ -101,6 +102,16 @@ inline std::vector<float> transform_weights(const std::vector<float>& weight, in
     for (int p = 0; p < filters; ++p) result[static_cast<std::size_t>(p) * oc * k + f] = static_cast<float>(points[p]);
   }
   return result;
+}
+
+// Visits (point, its place in the square of the matrices).
+template <class Visit>
+void for_each_point(const cpu::WinogradForm& form, const Visit& visit) {
+  for (int y = 0; y < form.side; ++y) {
+    for (int x = 0; x < form.side; ++x) {
+      if (form.has_point(y, x)) visit(form.point(y, x), y * form.side + x);
+    }
+  }
 }
 
 }  // namespace faceattr::test

@@ -47,6 +47,7 @@ def rate(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..photo import SENSITIVE_HEADS, SENSITIVE_LIMITS
     from ..training.evaluate import calibrated, operating_point
     from ..training.protocols import false_positive_room
     from ..weights import copy_weights
@@ -86,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         changes = {"thresholds": {**earlier, head.name: entry}}
         copy_weights(weights, arguments.out, changes, {head.name: head.thresholds})
     print(f"{arguments.out}: thresholds of {head.name}")
+    if head.name in SENSITIVE_HEADS:
+        print(f"faceattr calibrate: {SENSITIVE_LIMITS}", file=sys.stderr)
     return 0
 
 

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..photo import SENSITIVE_HEADS, SENSITIVE_LIMITS
     from ..training.evaluate import measure, verification_report
     from ..training.pairs import read_pairs
 
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             report["verification"] = verification_report(examined, pairs, arguments.allow_missing)
     if not any(section["heads"] or "identity" in section for section in report["sets"]) and pairs is None:
         raise UsageError("nothing to measure: the data has no label of this network's heads and no names of people")
+    if any(name in SENSITIVE_HEADS for section in report["sets"] for name in section["heads"]):
+        report["limits of use"] = SENSITIVE_LIMITS
     write(report, arguments.out, not arguments.no_plots)
     summarise(report)
     print(f"{arguments.out / 'report.md'}")

@@ -1,7 +1,7 @@
 """Photos in, typed faces out: pictures, detectors, alignment, results. Imports OpenCV and Pillow only when used."""
 
 from .alignment import DEFAULT_TEMPLATE, CropTemplate, align, crop_box
-from .analyzer import SENSITIVE_HEADS, FaceAnalyzer
+from .analyzer import SENSITIVE_HEADS, SENSITIVE_LIMITS, FaceAnalyzer
 from .detectors import Detection, Detector, DetectorError, HaarDetector, YuNetDetector, find_detector
 from .draw import annotate
 from .image import ImageError, fit_square, load_image
@@ -10,6 +10,7 @@ from .results import Attribute, Face, Failure, interpret, probabilities, similar
 __all__ = [
     "DEFAULT_TEMPLATE",
     "SENSITIVE_HEADS",
+    "SENSITIVE_LIMITS",
     "Attribute",
     "CropTemplate",
     "Detection",

@@ -20,19 +20,20 @@ from .results import Face, Failure, interpret
 if TYPE_CHECKING:
     from ..spec import NetworkSpec
 
-__all__ = ["SENSITIVE_HEADS", "FaceAnalyzer"]
+__all__ = ["SENSITIVE_HEADS", "SENSITIVE_LIMITS", "FaceAnalyzer"]
 
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "record"]
 
 SENSITIVE_HEADS = ("emotion", "ethnicity")
-_NOTICE = (
-    "Emotion and ethnicity are on. They say how a face looks in one picture, not what a person feels or comes from; "
-    "their errors differ between groups of people. Do not use them for decisions about people (hiring, credit, "
-    "policing, access, insurance), for surveillance, or on children. In the EU, inferring emotions at work or in "
-    "education, and categorising people by race from their faces, are prohibited practices (AI Act, Article 5)."
+SENSITIVE_LIMITS = (
+    "Emotion and ethnicity say how a face looks in one picture, not what a person feels or comes from; their errors "
+    "differ between groups of people. Do not use them for decisions about people (hiring, credit, policing, access, "
+    "insurance), for surveillance, or on children. In the EU, inferring emotions at work or in education, and "
+    "categorising people by race from their faces, are prohibited practices (AI Act, Article 5)."
 )
+"""Said wherever these heads answer or are measured."""
 _notice_lock = threading.Lock()
 _notice_given = False
 
@@ -276,4 +277,4 @@ def _give_notice() -> None:
     with _notice_lock:
         if not _notice_given:
             _notice_given = True
-            logger.warning(_NOTICE)
+            logger.warning(SENSITIVE_LIMITS)

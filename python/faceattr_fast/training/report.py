@@ -45,6 +45,8 @@ def markdown(report: Report, pictures: Sequence[str] = ()) -> str:
         f"“{report['split']}”. Intervals are of 95 % (Wilson for shares, bootstrap for means) and take the faces as "
         "independent of each other.",
     ]
+    if "limits of use" in report:
+        lines += ["", f"**Limits of use.** {report['limits of use']}"]
     for section in report["sets"]:
         lines += _of_set(section, pictures)
     if "verification" in report:
