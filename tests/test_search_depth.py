@@ -191,6 +191,12 @@ def test_faces_may_be_fewer_in_whole_groups(search):
     assert wanted.max() < 88
 
 
+def test_only_faces_of_the_splits_take_part(search):
+    ground = search_module._Ground(Search(**{**vars(search), "splits": ("validation",)}))
+    assert np.flatnonzero(ground.wanted).tolist() == list(range(70, 88))
+    assert ground.settings() != search_module._Ground(search).settings()
+
+
 def test_the_command_and_fine_tuning_what_it_found(blind, folder, tmp_path, capsys):
     out, cache = tmp_path / "search", tmp_path / "cache"
     base = ["--weights", str(blind), "--cache", str(cache), "--steps", "60", "--batch", "16", "--rate", "0.005"]
@@ -221,6 +227,7 @@ def test_the_command_and_fine_tuning_what_it_found(blind, folder, tmp_path, caps
         (["--heads", "ramp", "--sigmoid", "chance"], "not among --heads"),
         (["--heads", "ramp", "--class-weights", "up=2"], "only 'balanced'"),
         (["--heads", ","], "at least one head"),
+        (["--heads", "ramp", "--splits", "test"], "splits: expected train, validation or both, got ['test']"),
     ],
 )
 def test_what_is_wrong_is_said(blind, folder, tmp_path, capsys, options, message):

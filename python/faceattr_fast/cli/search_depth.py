@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--branches", type=names, default=names(_BRANCHES), metavar="A,B,…",
                         help=f"branch points (default: the paper's, {_BRANCHES})")  # fmt: skip
     parser.add_argument("--folds", type=positive, default=5, metavar="N", help="default: 5")
+    parser.add_argument("--splits", type=names, default=["train", "validation"], metavar="A,B",
+                        help="whose faces take part (default: train,validation)")  # fmt: skip
     parser.add_argument("--faces", type=positive, metavar="N", help="at most, in whole groups (default: all)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the search")
     parser.add_argument("--workers", type=positive, metavar="N",
@@ -63,7 +65,7 @@ def _search(arguments: argparse.Namespace, weights: Path) -> int:
             heads={head: "sigmoid" if head in arguments.sigmoid else "softmax" for head in arguments.heads},
             branches=tuple(arguments.branches), out=arguments.out, cache=cache_of(arguments), folds=arguments.folds,
             recipe=recipe_of(arguments), seed=arguments.seed, most=arguments.faces, smoothing=arguments.smoothing,
-            age_spread=arguments.age_spread, storage=arguments.cache_dtype,
+            age_spread=arguments.age_spread, storage=arguments.cache_dtype, splits=tuple(arguments.splits),
         )  # fmt: skip
         threads = thread_count(arguments.threads)
         with Progress(1, "") as progress:

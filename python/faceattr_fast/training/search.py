@@ -30,6 +30,7 @@ from .feature_cache import Features, open_features, set_digest
 from .finetune import new_head
 from .head_data import Faces, HeadData, class_weights
 from .head_trainer import HeadRecipe, predict_head, train_head
+from .packed import SPLITS
 
 __all__ = ["Cell", "Search", "group_folds", "run_search"]
 
@@ -55,6 +56,7 @@ class Search:
         seed: of folds and training.
         most: faces at most, in whole groups; None: all.
         smoothing, age_spread, storage: as :class:`.Faces` and :func:`.open_features` take them.
+        splits: whose faces take part: ``train``, ``validation`` or both.
     """
 
     base: Path
@@ -70,10 +72,13 @@ class Search:
     smoothing: float | None = None
     age_spread: float | None = None
     storage: str = "float32"
+    splits: tuple[str, ...] = SPLITS[:2]
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds: expected at least 2, got {self.folds}")
+        if not self.splits or set(self.splits) - set(SPLITS[:2]):
+            raise ValueError(f"splits: expected train, validation or both, got {list(self.splits)}")
         if not self.heads or not self.branches:
             raise ValueError("expected at least one head and one branch point")
 
@@ -139,7 +144,7 @@ class _Ground:
 
     def _eligible(self) -> np.ndarray:
         """Faces outside the test split, groups by chance until there are enough."""
-        eligible: np.ndarray = self.faces.split != "test"
+        eligible: np.ndarray = np.isin(self.faces.split, self.search.splits)
         if self.search.most is None or eligible.sum() <= self.search.most:
             return eligible
         _, members = np.unique(self.faces.groups, return_inverse=True)
@@ -154,6 +159,7 @@ class _Ground:
             "weights": self.sha256, "data": [set_digest(packed) for packed in self.faces.packed],
             "folds": search.folds, "recipe": asdict(search.recipe), "seed": search.seed, "most": search.most,
             "smoothing": search.smoothing, "age_spread": search.age_spread, "storage": search.storage,
+            "splits": search.splits,
         }  # fmt: skip
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
