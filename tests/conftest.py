@@ -90,3 +90,34 @@ def emulated(monkeypatch):
     """``device="cuda"`` means the host emulator's devices."""
     pytest.importorskip("faceattr_fast._cuda_emulated", reason="built without the emulator")
     monkeypatch.setenv("FACEATTR_GPU", "emulated")
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory):
+    """Two packed sets of ``base_training``; not to be changed."""
+    from base_training import write_sets
+
+    return write_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="session")
+def spec_file(tmp_path_factory):
+    """The tiny network for them, as JSON."""
+    from training_data import tiny_spec
+
+    path = tmp_path_factory.mktemp("spec") / "spec.json"
+    path.write_text(tiny_spec().to_json())
+    return path
+
+
+@pytest.fixture
+def train(spec_file):
+    """``faceattr train`` on sets, and what its exit code has to be."""
+    from faceattr_fast.cli import main
+
+    def run(sets, out, *options, code=0):
+        arguments = ["train", *map(str, sets), "--spec", str(spec_file), "--out", str(out), "--threads", "1"]
+        assert main([*arguments, *map(str, options)]) == code
+        return out
+
+    return run
