@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from faceattr_fast import FastForward, NetworkSpec, _core
-from faceattr_fast.algorithms import ALGORITHMS
-from faceattr_fast.threads import thread_count
+from faceattr_fast.engine.threads import thread_count
+from faceattr_fast.plan.algorithms import ALGORITHMS
 from faceattr_fast.weights import Weights
 
 

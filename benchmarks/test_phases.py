@@ -6,7 +6,7 @@ The engine's own clock measures a phase; pytest-benchmark gets its times through
 import pytest
 
 from faceattr_fast import NetworkSpec
-from faceattr_fast.rewrite import build_plan
+from faceattr_fast.plan.rewrite import build_plan
 
 ROUNDS = 20
 

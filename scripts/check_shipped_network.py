@@ -9,8 +9,8 @@ import sys
 import numpy as np
 
 from faceattr_fast import FastForward, shipped_weights
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.rewrite import build_plan
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.weights import read_weights
 
 BOUND = 2e-6

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from faceattr_fast import FastForward, cli, reference
-from faceattr_fast.deviation import deviations
-from faceattr_fast.formats import with_int8_ranges
+from faceattr_fast.engine.threads import thread_count
+from faceattr_fast.formats.deviation import deviations
+from faceattr_fast.formats.dtypes import with_int8_ranges
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.threads import thread_count
 from faceattr_fast.training import PackedFaces, evaluate
 from faceattr_fast.training.augment import render
 from faceattr_fast.training.cases import Cases, examine, predict

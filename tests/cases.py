@@ -4,11 +4,11 @@ import numpy as np
 from networks import normalise, random_net, random_pixels
 from random_specs import names_of_outputs
 
-from faceattr_fast.backend import compile_plan
-from faceattr_fast.plan import LinearHead, ShiftedMeans
-from faceattr_fast.quantize import calibrate, quantize_plan
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.formats.quantize import calibrate, quantize_plan
+from faceattr_fast.plan.phases import LinearHead, ShiftedMeans
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
 
 
 class Case:

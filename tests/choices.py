@@ -4,9 +4,9 @@ import json
 import os
 
 from faceattr_fast import _core
-from faceattr_fast.algorithms import candidates, choose_algorithms, signature
-from faceattr_fast.plan import QuantizedConv, SegmentedConv
-from faceattr_fast.tune_file import machine_key, merge_tuning
+from faceattr_fast.plan.algorithms import candidates, choose_algorithms, signature
+from faceattr_fast.plan.phases import QuantizedConv, SegmentedConv
+from faceattr_fast.tuning.file import machine_key, merge_tuning
 
 ISA = os.environ.get("FACEATTR_ISA") or _core.detected_isa()
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from networks import available_isas, normalise, random_net, random_pixels
 
 from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, NetworkSpec, PixelSpec, StemSpec, _core
-from faceattr_fast.algorithms import ALGORITHMS, candidates, choose_algorithms, transform_weight
-from faceattr_fast.backend import compile_plan
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import TILES, Output, Plan, QuantizedConv, Segment, SegmentedConv, Stem, TensorShape
-from faceattr_fast.quantize import quantize_plan
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.formats.quantize import quantize_plan
+from faceattr_fast.formats.storage import store_bfloat16
+from faceattr_fast.plan.algorithms import ALGORITHMS, candidates, choose_algorithms, transform_weight
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import TILES, Output, Plan, QuantizedConv, Segment, SegmentedConv, Stem, TensorShape
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
-from faceattr_fast.storage import store_bfloat16
 
 PAPER = NetworkSpec.paper(None)
 OUTPUTS = ("embedding", "gender", "ethnicity", "emotion", "age")

@@ -13,7 +13,7 @@ from faceattr_fast.bench.prepared import Prepared
 from faceattr_fast.bench.source import source_version
 from faceattr_fast.bench.timing import time_calls
 from faceattr_fast.bench.traffic import phase_bytes
-from faceattr_fast.plan import (
+from faceattr_fast.plan.phases import (
     Integers,
     LinearHead,
     Plan,

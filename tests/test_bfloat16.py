@@ -15,10 +15,10 @@ from networks import (
 )
 
 from faceattr_fast import FastForward
+from faceattr_fast.formats.storage import store_bfloat16
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
 from faceattr_fast.spec import NetworkSpec
-from faceattr_fast.storage import store_bfloat16
 
 PAPER = NetworkSpec.paper(identities=None)
 

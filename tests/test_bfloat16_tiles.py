@@ -8,9 +8,9 @@ import pytest
 from networks import available_isas
 from test_algorithms import WINOGRAD, interpolation, one_convolution, polyphase_axis
 
-from faceattr_fast.backend import compile_plan
-from faceattr_fast.oracle import run_phase, run_plan
-from faceattr_fast.plan import TILES, Output
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.plan.oracle import run_phase, run_plan
+from faceattr_fast.plan.phases import TILES, Output
 
 ALGORITHMS = ["winograd2x2", "winograd4x4", "polyphase4x4"]
 

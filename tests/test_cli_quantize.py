@@ -13,7 +13,7 @@ from terminal import Terminal
 
 import faceattr_fast as faf
 from faceattr_fast.cli import main
-from faceattr_fast.deviation import deviations
+from faceattr_fast.formats.deviation import deviations
 from faceattr_fast.weights import Weights, copy_weights, read_weights, write_weights
 
 pytest.importorskip("cv2")

@@ -8,9 +8,9 @@ import pytest
 from networks import SMALL, random_pixels
 from terminal import Terminal
 
-from faceattr_fast import FastForward, tune_file, tuning
+from faceattr_fast import FastForward
 from faceattr_fast.cli import main
-from faceattr_fast.tune_file import read_choices, read_tunings
+from faceattr_fast.tuning.file import _warn_once, read_choices, read_tunings
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "cache" / "faceattr"
     monkeypatch.setenv("FACEATTR_CACHE", str(folder))
-    tune_file._warn_once.cache_clear()
+    _warn_once.cache_clear()
     return folder
 
 
@@ -43,7 +43,7 @@ def winograd_is_faster(monkeypatch):
         times = [[seconds.get(getattr(phase, "algorithm", ""), 0.002) for phase in plan.phases] for plan in plans]
         return np.broadcast_to(np.array(times)[:, None, None], (len(plans), rounds, len(batches), len(times[0])))
 
-    monkeypatch.setattr(tuning, "measure", measured)
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", measured)
 
 
 def tune(*arguments):
@@ -167,7 +167,7 @@ def test_doctor_without_a_file(weights, cache, capsys, monkeypatch, winograd_is_
     assert f"by rule; {cache / 'tune.json'}, which 'faceattr tune' writes, is not there" in capsys.readouterr().out
     assert tune("--weights", weights) == 0
     capsys.readouterr()
-    monkeypatch.setattr(tune_file, "cpu_model", lambda: "another")
+    monkeypatch.setattr("faceattr_fast.tuning.file.cpu_model", lambda: "another")
     assert main(["doctor", "--weights", str(weights)]) == 0
     assert "has nothing for this CPU, instruction set and version" in capsys.readouterr().out
 
@@ -216,7 +216,7 @@ def test_progress_on_a_terminal(weights, monkeypatch, winograd_is_faster):
     ids=" ".join,
 )
 def test_usage_errors(arguments, message, weights, cache, capsys, monkeypatch):
-    monkeypatch.setattr(tuning, "measure", None)
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", None)
     arguments = arguments if "--weights" in arguments else [*arguments, "--weights", weights]
     assert tune(*arguments) == 2
     out, err = capsys.readouterr()

@@ -13,7 +13,7 @@ from networks import SMALL, assert_same_bits, normalise, random_pixels
 
 from faceattr_fast import DeviceError, FastForward, _core
 from faceattr_fast.cli import main
-from faceattr_fast.device import driver_version, find_cuda
+from faceattr_fast.engine.device import driver_version, find_cuda
 
 torch = pytest.importorskip("torch")
 

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from faceattr_fast.expansion import Site, choose_as_given, choose_fewest
-from faceattr_fast.graph import Graph
+from faceattr_fast.plan.expansion import Site, choose_as_given, choose_fewest
+from faceattr_fast.plan.graph import Graph
 from faceattr_fast.spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec
 
 

@@ -25,9 +25,9 @@ from networks import (
 from random_specs import names_of_outputs, specs
 
 from faceattr_fast import FastForward
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import LinearHead, SegmentedConv, Stem
-from faceattr_fast.rewrite import build_features_plan, build_plan
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import LinearHead, SegmentedConv, Stem
+from faceattr_fast.plan.rewrite import build_features_plan, build_plan
 from faceattr_fast.spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec
 from faceattr_fast.weights import read_weights
 

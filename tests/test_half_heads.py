@@ -7,13 +7,13 @@ import pytest
 from networks import SMALL, available_isas, head_error, normalise, random_net, random_pixels, worst_error
 
 from faceattr_fast import FastForward
-from faceattr_fast.backend import compile_plan
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.formats.storage import halve_heads
 from faceattr_fast.forward import DTYPES
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import LinearHead
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import LinearHead
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
-from faceattr_fast.storage import halve_heads
 
 
 def plan_of(seed, rewrite=True):

@@ -20,10 +20,10 @@ from networks import (
 from random_specs import names_of_outputs
 
 from faceattr_fast import FastForward, NetworkSpec, WeightsError
-from faceattr_fast.plan import SegmentedConv, Stem
-from faceattr_fast.quantize import calibrate
+from faceattr_fast.formats.quantize import calibrate
+from faceattr_fast.plan.phases import SegmentedConv, Stem
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
 from faceattr_fast.spec import PixelSpec
 from faceattr_fast.weights import Weights, read_weights, write_weights
 

@@ -11,11 +11,12 @@ from networks import SMALL, assert_same_bits, available_isas, normalise, random_
 from random_specs import names_of_outputs
 
 from faceattr_fast import NetworkSpec
-from faceattr_fast.algorithms import ALGORITHMS, choose_algorithms
-from faceattr_fast.backend import compile_plan
-from faceattr_fast.mixed import map_classes
-from faceattr_fast.oracle import run_phase, run_plan
-from faceattr_fast.plan import (
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.formats.mixed import map_classes
+from faceattr_fast.formats.quantize import quantize_plan
+from faceattr_fast.plan.algorithms import ALGORITHMS, choose_algorithms
+from faceattr_fast.plan.oracle import run_phase, run_plan
+from faceattr_fast.plan.phases import (
     Integers,
     Output,
     Plan,
@@ -27,7 +28,6 @@ from faceattr_fast.plan import (
     Stem,
     TensorShape,
 )
-from faceattr_fast.quantize import quantize_plan
 from faceattr_fast.spec import BlockSpec, PixelSpec, StemSpec
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

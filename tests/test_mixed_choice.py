@@ -19,9 +19,9 @@ from networks import (
 )
 
 from faceattr_fast import FastForward, NetworkSpec, WeightsError
-from faceattr_fast.algorithms import choose_algorithms, plan_cost
-from faceattr_fast.mixed import choose_formats, map_classes, measure_errors
-from faceattr_fast.quantize import quantize_plan
+from faceattr_fast.formats.mixed import choose_formats, map_classes, measure_errors
+from faceattr_fast.formats.quantize import quantize_plan
+from faceattr_fast.plan.algorithms import choose_algorithms, plan_cost
 from faceattr_fast.spec import PixelSpec
 from faceattr_fast.weights import read_weights
 

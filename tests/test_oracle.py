@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import LinearHead, Output, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import LinearHead, Output, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
 from faceattr_fast.spec import NetworkSpec, PixelSpec, StemSpec
 
 SIZE = 20

@@ -20,9 +20,9 @@ from networks import (
 from random_specs import names_of_outputs, specs
 
 from faceattr_fast import FastForward, NetworkSpec
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import Output, QuantizedConv, QuantizedStem, SegmentedConv, Stem
-from faceattr_fast.quantize import _best_range, quantize_plan
+from faceattr_fast.formats.quantize import _best_range, quantize_plan
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import Output, QuantizedConv, QuantizedStem, SegmentedConv, Stem
 from faceattr_fast.spec import BlockSpec, HeadSpec, PixelSpec, StemSpec
 
 torch = pytest.importorskip("torch")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from random_specs import names_of_outputs, specs
 from random_weights import random_tensors
 
-from faceattr_fast.fold import fold_layer
-from faceattr_fast.oracle import run_plan
-from faceattr_fast.plan import LinearHead, SegmentedConv, ShiftedMeans, Stem
-from faceattr_fast.rewrite import build_features_plan, build_plan
+from faceattr_fast.plan.fold import fold_layer
+from faceattr_fast.plan.oracle import run_plan
+from faceattr_fast.plan.phases import LinearHead, SegmentedConv, ShiftedMeans, Stem
+from faceattr_fast.plan.rewrite import build_features_plan, build_plan
 from faceattr_fast.spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec
 
 torch = pytest.importorskip("torch")

@@ -11,12 +11,12 @@ import pytest
 from choices import chosen_by, convolutions, other_choices, write
 from networks import SMALL, assert_same_bits, normalise, random_net, random_pixels, reference, worst_error
 
-from faceattr_fast import FastForward, NetworkSpec, tune_file
-from faceattr_fast.algorithms import candidates, choose_algorithms, signature
-from faceattr_fast.backend import compile_plan
+from faceattr_fast import FastForward, NetworkSpec
+from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.plan.algorithms import candidates, choose_algorithms, signature
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
-from faceattr_fast.tune_file import machine_key, merge_tuning, read_choices, read_tunings
+from faceattr_fast.tuning.file import _warn_once, machine_key, merge_tuning, read_choices, read_tunings
 
 PAPER = NetworkSpec.paper(None)
 IMAGES = random_pixels(SMALL, 9, 5)
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("FACEATTR_TUNE")
     monkeypatch.delenv("FACEATTR_ALGORITHM", raising=False)
     monkeypatch.setenv("FACEATTR_CACHE", str(tmp_path))
-    tune_file._warn_once.cache_clear()
+    _warn_once.cache_clear()
     return tmp_path
 
 

@@ -5,12 +5,12 @@ import pytest
 from choices import convolutions, other_choices
 from networks import SMALL, random_net
 
-from faceattr_fast import NetworkSpec, tuning
-from faceattr_fast.algorithms import candidates, choose_algorithms, signature
+from faceattr_fast import NetworkSpec
+from faceattr_fast.formats.storage import store_bfloat16
+from faceattr_fast.plan.algorithms import candidates, choose_algorithms, signature
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
-from faceattr_fast.rewrite import build_plan
-from faceattr_fast.storage import store_bfloat16
-from faceattr_fast.tuning import measure, tune_plan
+from faceattr_fast.tuning.measure import _best, measure, tune_plan
 
 PAPER = NetworkSpec.paper(None)
 
@@ -62,7 +62,7 @@ def test_every_candidate_is_taken_when_it_was_measured(paper_plan):
 
 
 def clock(seconds, log=None):
-    """Stands for :func:`tuning.measure`: ``seconds(phase, round)`` per phase, the same at every batch size."""
+    """Stands for :func:`.measure`: ``seconds(phase, round)`` per phase, the same at every batch size."""
 
     def measured(plans, threads, isa, batches, rounds, report):
         report(rounds, "done")
@@ -96,7 +96,7 @@ def by_name(name, factor):
 )
 def test_what_replaces_the_rule(paper_plan, monkeypatch, factor, replaced):
     log = []
-    monkeypatch.setattr(tuning, "measure", clock(by_name("m2", factor), log))
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", clock(by_name("m2", factor), log))
     reported = []
     tuned = tune_plan(paper_plan, 1, "", (1, 32), report=lambda done, what: reported.append(done))
     (m2,) = (conv for conv in tuned.convolutions if conv.phases == ("m2",))
@@ -128,7 +128,7 @@ def test_phases_of_one_signature_are_added_up(paper_plan, monkeypatch):
         direct = getattr(phase, "algorithm", None) == "direct"
         return 1.0 if not direct else 1.1 if phase.dst in slower else 0.9
 
-    monkeypatch.setattr(tuning, "measure", clock(seconds))
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", clock(seconds))
     tuned = tune_plan(paper_plan, 1, "", (1,))
     (blocks,) = (conv for conv in tuned.convolutions if "x4" in conv.phases)
     assert blocks.phases == tuple(f"x{i}" for i in range(4, 10))
@@ -139,16 +139,16 @@ def test_phases_of_one_signature_are_added_up(paper_plan, monkeypatch):
 def test_the_best_of_several_candidates():
     ratios = np.array([1.0, 0.9, 0.7, 0.8])
     times = np.repeat(ratios[:, None, None], 20, 1)
-    assert tuning._best(times) == 2
-    assert tuning._best(times[:2]) == 1
-    assert tuning._best(times[:1]) == 0
+    assert _best(times) == 2
+    assert _best(times[:2]) == 1
+    assert _best(times[:1]) == 0
 
 
 def test_batch_sizes_count_alike():
     """Seconds per image differ by batch size; relative to the rule's choice they do not outweigh each other."""
     rule, other = [1.0, 0.1], [1.05, 0.08]  # 5 % slower at one, 20 % faster at the other
-    assert tuning._best(np.array([[rule] * 20, [other] * 20])) == 1
-    assert tuning._best(np.array([[rule] * 20, [[1.15, 0.09]] * 20])) == 0
+    assert _best(np.array([[rule] * 20, [other] * 20])) == 1
+    assert _best(np.array([[rule] * 20, [[1.15, 0.09]] * 20])) == 0
 
 
 def test_a_network_that_is_no_faster_stays_as_it_was(paper_plan, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_network_that_is_no_faster_stays_as_it_was(paper_plan, monkeypatch):
         return times
 
     log = []
-    monkeypatch.setattr(tuning, "measure", measured)
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", measured)
     tuned = tune_plan(paper_plan, 1, "", (1,))
     assert tuned.tuned is not None
     assert not tuned.kept
@@ -167,8 +167,8 @@ def test_a_network_that_is_no_faster_stays_as_it_was(paper_plan, monkeypatch):
 
 
 def test_nothing_to_choose_is_not_measured(paper_plan, monkeypatch):
-    monkeypatch.setattr(tuning, "candidates", lambda plan, conv: ("direct",))
-    monkeypatch.setattr(tuning, "measure", None)
+    monkeypatch.setattr("faceattr_fast.tuning.measure.candidates", lambda plan, conv: ("direct",))
+    monkeypatch.setattr("faceattr_fast.tuning.measure.measure", None)
     assert tune_plan(paper_plan, 1, "", (1,)).convolutions == ()
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceattr_fast.plan import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
-from faceattr_fast.rewrite import build_plan
+from faceattr_fast.plan.phases import LinearHead, Plan, SegmentedConv, ShiftedMeans, Stem
+from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.weights import Weights
 
 __all__ = ["PlanNet", "jax_function", "plan_of"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .device import DeviceArray
+from .engine.device import DeviceArray
 from .errors import DeviceError, WeightsError
 from .forward import FastForward, Outputs
 from .spec import BlockSpec, HeadSpec, NetworkSpec, PixelSpec, StemSpec

@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .algorithms import Chooser, choose_algorithm
-from .plan import LinearHead, Phase, Plan, Quantize, QuantizedConv, QuantizedStem, SegmentedConv, ShiftedMeans, Stem
-from .tune_file import Overrides
+from .plan.algorithms import Chooser, choose_algorithm
+from .plan.phases import (
+    LinearHead,
+    Phase,
+    Plan,
+    Quantize,
+    QuantizedConv,
+    QuantizedStem,
+    SegmentedConv,
+    ShiftedMeans,
+    Stem,
+)
+from .tuning.file import Overrides
 
 __all__ = ["Description", "PhaseDescription"]
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .algorithms import choose_algorithms
-from .arrays import as_pixels
-from .backend import compile_for_cuda, compile_plan
-from .cuda import CudaNetwork
 from .describe import Description, describe_phases
-from .device import cuda_index, find_cuda
+from .engine.arrays import as_pixels
+from .engine.backend import compile_for_cuda, compile_plan
+from .engine.cuda import CudaNetwork
+from .engine.device import cuda_index, find_cuda
+from .engine.network import CpuNetwork, Network, output_shapes
+from .engine.threads import thread_count
 from .errors import WeightsError
-from .formats import DTYPES, format_plan, with_int8_ranges
-from .network import CpuNetwork, Network, output_shapes
-from .plan import Plan
-from .rewrite import build_features_plan, build_plan
+from .formats.dtypes import DTYPES, format_plan, with_int8_ranges
+from .plan.algorithms import choose_algorithms
+from .plan.phases import Plan
+from .plan.rewrite import build_features_plan, build_plan
 from .spec import NetworkSpec, canonical_branch
-from .threads import thread_count
-from .tune_file import Overrides, current_overrides
+from .tuning.file import Overrides, current_overrides
 from .weights import Weights, check_tensors, parse_weights, write_weights
 
 if TYPE_CHECKING:

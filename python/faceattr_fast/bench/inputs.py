@@ -169,8 +169,8 @@ def float64_reference(weights: Weights, pixels: np.ndarray) -> dict[str, np.ndar
     """
     names = ["embedding", *(head.name for head in weights.spec.heads)]
     if find_spec("torch") is None:
-        from ..oracle import run_plan
-        from ..rewrite import build_plan
+        from ..plan.oracle import run_plan
+        from ..plan.rewrite import build_plan
 
         return run_plan(build_plan(weights.spec, weights.tensors, names, rewrite=False), pixels)
     import torch

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
-from ..formats import INT8_KEY
+from ..formats.dtypes import INT8_KEY
 from ..forward import FastForward
 from ..weights import copy_weights, read_weights
 from .inputs import Inputs, attribute_net

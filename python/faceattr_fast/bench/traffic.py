@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ..algorithms import transformed_filters
-from ..plan import (
+from ..plan.algorithms import transformed_filters
+from ..plan.phases import (
     LinearHead,
     Phase,
     Plan,

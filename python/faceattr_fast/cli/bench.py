@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..bench import Settings, format_peaks, format_rows, format_starts, read_crops, rows_of, run_benchmark
+    from ..engine.threads import thread_count
     from ..forward import FastForward
     from ..photo.image import ImageError
-    from ..threads import thread_count
 
     weights = weights_path(arguments)
     peers = _DEFAULT_PEERS if arguments.peers is None else tuple(name for name in arguments.peers if name != "none")

@@ -75,7 +75,7 @@ def _cpu(problems: list[str]) -> Iterator[str]:
 def _cuda(problems: list[str]) -> Iterator[str]:
     """What the build has, what the machine has, and whether they meet; a machine without a GPU has no problem."""
     from .. import _core
-    from ..device import GPU_ENVIRONMENT, driver_version, find_cuda, is_gpu_choice
+    from ..engine.device import GPU_ENVIRONMENT, driver_version, find_cuda, is_gpu_choice
 
     has = "has the CUDA backend" if hasattr(_core, "_cuda") else "has no CUDA backend: it was made without nvcc"
     yield f"this build {has}"
@@ -105,7 +105,7 @@ def _detected() -> str:
 
 
 def _threads() -> str:
-    from ..threads import thread_count
+    from ..engine.threads import thread_count
 
     count = thread_count(None)
     if os.environ.get("FACEATTR_NUM_THREADS"):
@@ -155,7 +155,7 @@ def _kernels(weights: Weights | None, problems: list[str]) -> Iterator[str]:
 def _algorithms() -> str:
     """What chooses them: what is wrong with it is among the problems of the kernels."""
     from .. import _core
-    from ..tune_file import TUNE_ENVIRONMENT, default_tune_file, read_choices
+    from ..tuning.file import TUNE_ENVIRONMENT, default_tune_file, read_choices
 
     forced = os.environ.get("FACEATTR_ALGORITHM")
     if forced:
@@ -199,7 +199,7 @@ def _weights(path: Path, weights: Weights | None) -> Iterator[str]:
 
 
 def _int8(weights: Weights) -> str:
-    from ..formats import INT8_KEY, int8_ranges
+    from ..formats.dtypes import INT8_KEY, int8_ranges
 
     if INT8_KEY not in weights.metadata:
         return "no scales; 'faceattr quantize' makes them"

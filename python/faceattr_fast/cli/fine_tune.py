@@ -187,6 +187,6 @@ def set_threads(threads: int | None) -> None:
     """Torch's, for this process; as many as the fast forward takes."""
     import torch
 
-    from ..threads import thread_count
+    from ..engine.threads import thread_count
 
     torch.set_num_threads(thread_count(threads))

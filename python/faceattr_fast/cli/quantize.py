@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..deviation import Deviation
+    from ..formats.deviation import Deviation
     from ..forward import FastForward
     from ..photo import FaceAnalyzer
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..formats import INT8_KEY, with_int8_ranges
+    from ..formats.dtypes import INT8_KEY, with_int8_ranges
     from ..forward import FastForward
     from ..weights import copy_weights, read_weights
 
@@ -114,7 +114,7 @@ def _crops(
 
 
 def _compare(int8: FastForward, exact: FastForward, crops: NDArray[np.uint8]) -> dict[str, Deviation]:
-    from ..deviation import deviations
+    from ..formats.deviation import deviations
 
     return deviations(exact.spec, int8(crops), exact(crops))
 

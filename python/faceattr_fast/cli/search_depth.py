@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace, weights: Path) -> int:
     with usage_errors():
-        from ..threads import thread_count
+        from ..engine.threads import thread_count
         from ..training.search import Search, run_search
 
         search = Search(

@@ -144,7 +144,7 @@ def _spec(path: Path | None, origin: Origin | None) -> NetworkSpec:
 
 def _threads(threads: int | None, processes: Processes) -> int:
     """Of this process: those on one machine share its CPUs."""
-    from ..threads import thread_count
+    from ..engine.threads import thread_count
 
     return threads or max(1, thread_count(None) // processes.local)
 

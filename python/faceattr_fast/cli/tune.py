@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..formats import DTYPES
+from ..formats.dtypes import DTYPES
 from .output import open_output
 from .progress import Progress
 from .usage import (
@@ -29,9 +29,9 @@ from .usage import (
 )
 
 if TYPE_CHECKING:
-    from ..plan import Plan
-    from ..tune_file import Json, TuneFile
-    from ..tuning import Tuning
+    from ..plan.phases import Plan
+    from ..tuning.file import Json, TuneFile
+    from ..tuning.measure import Tuning
 
 
 _FORMATS = DTYPES["cpu"]
@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import _core
-    from ..threads import thread_count
-    from ..tune_file import machine_key, merge_tuning
-    from ..tuning import ROUNDS, tune_plan
+    from ..engine.threads import thread_count
+    from ..tuning.file import machine_key, merge_tuning
+    from ..tuning.measure import ROUNDS, tune_plan
 
     if os.environ.get("FACEATTR_ALGORITHM"):
         raise UsageError("FACEATTR_ALGORITHM is set and goes before all that is tuned: unset it first")
@@ -102,7 +102,7 @@ def _times() -> tuple[float, float]:
 
 def _target(out: Path | None) -> TuneFile:
     """The file to write, in a folder that exists."""
-    from ..tune_file import TuneFile, cached_tune_file, default_tune_file
+    from ..tuning.file import TuneFile, cached_tune_file, default_tune_file
 
     with usage_errors(RuntimeError):
         file = TuneFile(out, named=True) if out else default_tune_file() or cached_tune_file()
@@ -115,7 +115,7 @@ def _target(out: Path | None) -> TuneFile:
 
 def _read(file: TuneFile) -> Json | None:
     """What is in the file already; nothing that a user named is overwritten unless this command wrote it."""
-    from ..tune_file import read_tunings
+    from ..tuning.file import read_tunings
 
     try:
         return read_tunings(file.path)
@@ -132,9 +132,9 @@ def _read(file: TuneFile) -> Json | None:
 
 def _plans(arguments: argparse.Namespace, isa: str) -> dict[str, Plan]:
     """By format, the plan without its algorithms."""
-    from ..formats import format_plan
+    from ..formats.dtypes import format_plan
     from ..forward import check_heads
-    from ..rewrite import build_plan
+    from ..plan.rewrite import build_plan
     from ..weights import read_weights
 
     unknown = [dtype for dtype in arguments.dtype if dtype not in _FORMATS]
@@ -146,7 +146,7 @@ def _plans(arguments: argparse.Namespace, isa: str) -> dict[str, Plan]:
 
 
 def _table(dtype: str, tuning: Tuning, batches: Sequence[int]) -> str:
-    from ..tuning import ROUNDS
+    from ..tuning.measure import ROUNDS
 
     if not tuning.convolutions:
         return f"{dtype}: there is one algorithm for each convolution, and nothing to choose"
@@ -176,7 +176,7 @@ def _verdict(tuning: Tuning) -> str:
 
 
 def _use(file: TuneFile) -> str:
-    from ..tune_file import TUNE_ENVIRONMENT, default_tune_file
+    from ..tuning.file import TUNE_ENVIRONMENT, default_tune_file
 
     in_force = default_tune_file()
     if in_force is not None and in_force.path.absolute() == file.path.absolute():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DeviceError, WeightsError
-from ..formats import DTYPES
+from ..formats.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from ..photo import FaceAnalyzer

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..engine.threads import thread_count
 from ..photo.alignment import DEFAULT_TEMPLATE, align, crop_box
 from ..photo.detectors import Detector, find_detector
 from ..photo.image import fit_square, load_image
-from ..threads import thread_count
 from .divide import Division, divide
 from .packed import SPLITS, PackedFaces
 from .packing import Entry, PackedWriter

@@ -3,7 +3,7 @@
 It is read whenever a network is loaded. FACEATTR_TUNE names it (then it has to be there and in order) or says ``off``;
 otherwise it is ``tune.json`` in the cache folder, which need not be there. It may hold several machines: what counts is
 the entry whose CPU model, instruction set and version of this package are those at hand. There, by ``dtype``, a
-convolution is known by its :func:`.algorithms.signature`: networks and choices of heads share what they have in common.
+convolution is known by its :func:`.signature`: networks and choices of heads share what they have in common.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from .algorithms import forced_algorithm
-from .cache import cache_folder
-from .machine import cpu_model
-from .plan import Algorithm
+from ..cache import cache_folder
+from ..machine import cpu_model
+from ..plan.algorithms import forced_algorithm
+from ..plan.phases import Algorithm
 
 __all__ = [
     "TUNE_ENVIRONMENT",
@@ -96,7 +96,7 @@ def default_tune_file() -> TuneFile | None:
 
 
 def cached_tune_file() -> TuneFile:
-    """``tune.json`` in the cache folder; raises as :func:`.cache.cache_folder` does."""
+    """``tune.json`` in the cache folder; raises as :func:`.cache_folder` does."""
     return TuneFile(cache_folder() / _NAME, named=False)
 
 
@@ -150,7 +150,7 @@ def _key_of(tuning: Json) -> Json:
 
 
 def _version() -> str:
-    from . import __version__
+    from .. import __version__
 
     return __version__
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import _core
+from .. import _core
+from ..plan.phases import LinearHead, Plan, ShiftedMeans
 from .arrays import as_outputs, as_pixels
-from .plan import LinearHead, Plan, ShiftedMeans
 
 __all__ = ["CpuNetwork", "Facts", "Network", "output_shapes"]
 

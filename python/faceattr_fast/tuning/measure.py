@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from .algorithms import candidates, choose_algorithms, signature
-from .backend import compile_plan
-from .plan import Algorithm, Plan, QuantizedConv, SegmentedConv
+from ..engine.backend import compile_plan
+from ..plan.algorithms import candidates, choose_algorithms, signature
+from ..plan.phases import Algorithm, Plan, QuantizedConv, SegmentedConv
 
 __all__ = ["ROUNDS", "TunedConvolution", "Tuning", "measure", "tune_plan"]
 
@@ -68,7 +68,7 @@ class Tuning:
     kept: bool
 
     def entries(self, threads: int, batches: Sequence[int]) -> dict[str, dict[str, Any]]:
-        """Plain data for :func:`.tune_file.merge_tuning`, by signature."""
+        """Plain data for :func:`.file.merge_tuning`, by signature."""
         return {
             conv.signature: {
                 "algorithm": conv.algorithm,
@@ -90,7 +90,7 @@ def tune_plan(
 
     Args:
         plan: with its number formats, whatever its algorithms.
-        threads, isa: as for :func:`.backend.compile_plan`.
+        threads, isa: as for :func:`.compile_plan`.
         batches: sizes that count alike; 1 runs image by image on all threads.
         rounds: of each of the two measurements.
         report: called with the number of rounds that are done, of ``2 * rounds``, and what is next.

@@ -21,10 +21,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .algorithms import choose_algorithms
-from .backend import compile_plan
-from .errors import WeightsError
-from .plan import (
+from ..engine.backend import compile_plan
+from ..errors import WeightsError
+from ..plan.algorithms import choose_algorithms
+from ..plan.phases import (
     Integers,
     Output,
     Phase,
@@ -37,8 +37,8 @@ from .plan import (
     Stem,
     TensorShape,
 )
-from .rewrite import build_plan
-from .spec import NetworkSpec
+from ..plan.rewrite import build_plan
+from ..spec import NetworkSpec
 from .storage import Storage, without_stem_shortcuts
 
 __all__ = ["calibrate", "quantize_plan"]

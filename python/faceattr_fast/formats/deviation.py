@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .spec import NetworkSpec
+from ..spec import NetworkSpec
 
 __all__ = ["Deviation", "deviations"]
 

@@ -1,4 +1,4 @@
-"""From a :class:`~faceattr_fast.plan.Plan` to a C++ engine: weights rounded to float32, names turned to indices."""
+"""From a :class:`.Plan` to a C++ engine: weights rounded to float32, names turned to indices."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
-from .algorithms import transform_integers, transform_weight
-from .device import CudaDevice
-from .errors import WeightsError
-from .plan import (
+from .. import _core
+from ..errors import WeightsError
+from ..plan.algorithms import transform_integers, transform_weight
+from ..plan.phases import (
     TILES,
     LinearHead,
     Plan,
@@ -24,6 +23,7 @@ from .plan import (
     Stem,
     TensorShape,
 )
+from .device import CudaDevice
 
 __all__ = ["compile_for_cuda", "compile_plan"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..layers import strided
+from ..spec import NetworkSpec
 from .graph import Value
-from .layers import strided
-from .spec import NetworkSpec
 
 __all__ = ["Choices", "Expansion", "Site", "choose_as_given", "choose_fewest"]
 

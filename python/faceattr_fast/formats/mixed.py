@@ -2,12 +2,12 @@
 
 A convolution sums what it reads in one format, so the maps of a plan fall into classes: maps that one convolution reads
 together, directly or by way of a third, are stored in one format. A class in int8 takes along all convolutions that
-read it; what else they need is converted (:class:`.plan.Quantize`).
+read it; what else they need is converted (:class:`.Quantize`).
 
 - Calibration measures each class's error: that of the worst head with this class alone in int8
   (:func:`measure_errors`). It is kept by value: the square of a class's error is shared equally among its values, so
   that a class of other heads, with fewer values, finds its part.
-- Loading chooses (:func:`choose_formats`): classes whose estimated time falls (:func:`.algorithms.plan_cost`) go to
+- Loading chooses (:func:`choose_formats`): classes whose estimated time falls (:func:`.plan_cost`) go to
   int8, those with the least error² per time saved first, for as long as the sum of error² stays within a quarter of
   that of all classes. Roundings of different classes are independent, their squares add: half the error of int8.
 
@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .algorithms import choose_algorithms, plan_cost
-from .backend import compile_plan
-from .errors import WeightsError
-from .plan import Algorithm, Plan, SegmentedConv
+from ..engine.backend import compile_plan
+from ..errors import WeightsError
+from ..plan.algorithms import choose_algorithms, plan_cost
+from ..plan.phases import Algorithm, Plan, SegmentedConv
+from ..plan.rewrite import build_plan
+from ..spec import NetworkSpec
 from .quantize import quantize_plan
-from .rewrite import build_plan
-from .spec import NetworkSpec
 
 __all__ = ["choose_formats", "map_classes", "measure_errors", "recorded_errors"]
 
@@ -130,8 +130,8 @@ def choose_formats(
     Args:
         plan: of floats.
         ranges, errors: from calibration; errors of the plan's form. A class with a value that has none stays float32.
-        isa: as for :func:`.algorithms.choose_algorithms`.
-        forced: the algorithm that :func:`.algorithms.choose_algorithms` will be told; of the estimate.
+        isa: as for :func:`.choose_algorithms`.
+        forced: the algorithm that :func:`.choose_algorithms` will be told; of the estimate.
 
     Raises:
         WeightsError: a value has an error but no range.

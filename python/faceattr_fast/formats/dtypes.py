@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from .errors import WeightsError
+from ..errors import WeightsError
+from ..plan.phases import Algorithm, Plan
+from ..weights import Weights
 from .mixed import choose_formats, measure_errors, recorded_errors
-from .plan import Algorithm, Plan
 from .quantize import calibrate, quantize_plan
 from .storage import halve_heads, store_bfloat16, store_float16
-from .weights import Weights
 
 __all__ = ["DTYPES", "INT8_KEY", "format_plan", "int8_ranges", "with_int8_ranges"]
 

@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..spec import NetworkSpec
 from .expansion import Site, choose_as_given, choose_fewest
 from .fusion import fuse
 from .graph import Graph
 from .lowering import lower, tensor_shapes
-from .plan import Plan
-from .spec import NetworkSpec
+from .phases import Plan
 
 __all__ = ["build_features_plan", "build_plan"]
 

@@ -19,7 +19,7 @@ are up to 49 / 9 times as many, counted as products too. What a product of integ
 and on the algorithm: where bytes are multiplied four at a time, products of transformed values, which have 16 bits,
 cost twice as much, and winograd2x2 seldom pays. FACEATTR_ALGORITHM (``direct`` or one of these) forces one wherever it
 can be applied, and a direct sum elsewhere. What ``faceattr tune`` measured on this machine goes before the rule
-(:mod:`.tuning`). :meth:`FastForward.describe` shows what was chosen.
+(:mod:`~faceattr_fast.tuning`). :meth:`FastForward.describe` shows what was chosen.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from . import _core
-from .errors import DeviceError
-from .plan import (
+from .. import _core
+from ..errors import DeviceError
+from .phases import (
     TILES,
     Algorithm,
     Phase,

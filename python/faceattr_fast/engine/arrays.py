@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DeviceError
+from ..errors import DeviceError
 
 __all__ = ["as_outputs", "as_pixels"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .spec import NetworkSpec
+from ..spec import NetworkSpec
 
 __all__ = [
     "Integers",

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .plan import (
+from .phases import (
     LinearHead,
     Phase,
     Plan,

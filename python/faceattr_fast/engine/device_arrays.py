@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DeviceError
 from .device import DLPACK_CUDA, DLPACK_MANAGED, CudaDevice, DeviceArray
-from .errors import DeviceError
 
 __all__ = ["DeviceView", "is_on_device", "output_views", "pixel_view"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core
-from .errors import DeviceError
+from .. import _core
+from ..errors import DeviceError
 
 if TYPE_CHECKING:
-    from . import _cuda_emulated as cuda_module
+    from .. import _cuda_emulated as cuda_module
 
     Memory = cuda_module.Memory
 
@@ -118,7 +118,7 @@ def driver_version() -> str | None:
 
 def _emulator(name: str) -> Any:
     try:
-        return import_module("._cuda_emulated", __package__)
+        return import_module("faceattr_fast._cuda_emulated")
     except ImportError as error:
         raise DeviceError(f"{name}: this build has no emulator ({error})") from error
 

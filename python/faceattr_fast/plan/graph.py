@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from ..layers import TrunkPath, strided
+from ..spec import BlockSpec, NetworkSpec
 from .fold import FoldedLayer, fold_layer
-from .layers import TrunkPath, strided
-from .spec import BlockSpec, NetworkSpec
 
 __all__ = ["Graph", "Value"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..layers import strided
 from .expansion import Choices, Expansion, Site
 from .graph import Value
-from .layers import strided
-from .plan import LinearHead, Output, Phase, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
+from .phases import LinearHead, Output, Phase, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
 
 __all__ = ["lower", "tensor_shapes"]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .plan import LinearHead, Phase, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
+from ..plan.phases import LinearHead, Phase, Plan, Segment, SegmentedConv, ShiftedMeans, Stem, TensorShape
 
 __all__ = ["Storage", "halve_heads", "store_bfloat16", "store_float16", "without_stem_shortcuts"]
 

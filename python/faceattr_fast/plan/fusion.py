@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .plan import LinearHead, Output, Phase, Segment, SegmentedConv, ShiftedMeans
+from .phases import LinearHead, Output, Phase, Segment, SegmentedConv, ShiftedMeans
 
 __all__ = ["fuse"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layers import BN_EPS, Layer
+from ..layers import BN_EPS, Layer
 
 __all__ = ["FoldedLayer", "fold_layer"]
 
