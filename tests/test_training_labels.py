@@ -30,12 +30,9 @@ def test_age_targets_peak_at_the_bin_and_unknown_ages_weigh_nothing():
     assert not targets[-1].any()
 
 
-def test_expected_age_is_the_mean_of_bin_centres():
+def test_years_that_stand_for_the_bins():
     centres = labels.age_centres()
     assert (centres[0], centres[1], centres[4], centres[-1]) == (1, 3, 11, 70)
-    probabilities = np.zeros((1, 14))
-    probabilities[0, [0, 4]] = 0.5
-    assert labels.expected_age(probabilities)[0] == 6
 
 
 def test_codes_of_utkface_in_our_order():

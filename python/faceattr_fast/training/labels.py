@@ -15,8 +15,7 @@ from ..spec import AGE_LABELS, EMOTION_LABELS, ETHNICITY_LABELS, GENDER_LABELS, 
 
 __all__ = [
     "AGE_SPREAD", "TRAINED_ETHNICITIES", "UNKNOWN", "age_bin", "age_centres", "age_range_targets", "age_targets",
-    "emotion_index", "expected_age", "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity",
-    "utkface_gender",
+    "emotion_index", "ferplus_label", "ferplus_targets", "hard_targets", "utkface_ethnicity", "utkface_gender",
 ]  # fmt: skip
 
 UNKNOWN = -1
@@ -45,11 +44,6 @@ def age_bin(years: int) -> int:
 def age_centres(labels: Sequence[str] = AGE_LABELS) -> np.ndarray:
     """Years that stand for each age label, float64: the middle of its bounds; '60+' stands for 70."""
     return np.array([years_of_label(label) for label in labels], np.float64)
-
-
-def expected_age(probabilities: np.ndarray) -> np.ndarray:
-    """Expected years, [N], of probabilities [N, 14] over the age labels."""
-    return probabilities @ age_centres()
 
 
 def age_targets(years: np.ndarray, spread: float = AGE_SPREAD) -> np.ndarray:
