@@ -4,9 +4,10 @@
 
 DIR holds ``lfw``, ``utkface`` and ``ferplus`` (layouts: ``faceattr_fast.training.sources``). Their terms allow
 research only, and so do the weights. They are packed as ``faceattr prepare`` packs, and trained as ``faceattr train``
-trains, which goes on where a killed run was. What is added is what the package ships beyond that: figures on faces
-that training never saw, scales for int8 and a threshold for verification, in FILE, as float16; and a log of all
-figures beside it (FILE with .json), of which ``scripts/model_card.py`` makes the model card.
+trains, which goes on where a killed run was. ``--relearn`` learns heads anew on the trunk that came out, as
+``faceattr fine-tune`` does. What is added is what the package ships beyond that: figures on faces that training never
+saw, scales for int8 and a threshold for verification, in FILE, as float16; and a log of all figures beside it (FILE
+with .json), of which ``scripts/model_card.py`` makes the model card.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,15 @@ from faceattr_fast.training.sources.values import KNOWN_CLASSES
 from faceattr_fast.weights import Weights, read_weights, write_weights
 
 LICENCE = "trained on research-only data, for research and demonstration, not for commercial use"
-VERSION = "1"
+VERSION = "2"
 HELD_OUT = 1200  # faces of UTKFace
 
 
 # Shares of a batch: by their numbers of faces, FER+'s small grey pictures would be most of it.
 MIX = {"utkface": 0.58, "lfw": 0.22, "ferplus": 0.20}
+# The set that a head is learned anew from, and measured on.
+SETS = {"gender": "utkface", "age": "utkface", "ethnicity": "utkface", "emotion": "ferplus"}
+RELEARN = ["--steps", "600", "--rate", "5e-4", "--augmentations", "4", "--cache-dtype", "float16"]
 
 
 def pack(data: Path, cache: Path) -> list[Path]:
@@ -59,6 +64,44 @@ def command(*words: object) -> None:
     """Run a command of the package; its own message says what went wrong. 1: some pictures were damaged."""
     if (code := cli.main(list(map(str, words)))) not in ((0, 1) if words[0] == "prepare" else (0,)):
         sys.exit(code)
+
+
+def relearn(
+    trained: Path, wanted: Mapping[str, str], keep: Iterable[str], cache: Path, options: Iterable[object]
+) -> tuple[Path, dict[str, Any]]:
+    """Learn heads anew on the frozen trunk, each at the branch point that a search found for it, and measure them.
+
+    Args:
+        trained: weights file that the trunk comes from.
+        wanted: head → branch point.
+        keep: the heads of these that take the place of those that were trained with the trunk.
+        cache: folder of the packed sets.
+        options: further ones of ``faceattr fine-tune``.
+
+    Returns:
+        The file with the kept ones, and per head its accuracy as trained and as learned anew.
+    """
+    kept, figures = trained, {}
+    for head, branch in wanted.items():
+        folder, out = cache / SETS[head], trained.with_name(f"{head}-{branch}.safetensors")
+        own = read_weights(trained).spec.head(head).branch
+        start = "head" if own == branch else "trunk"
+        command("fine-tune", folder, "--weights", kept, "--head", head, "--branch", branch, "--init-from", start,
+                "--out", out, *RELEARN, *options)  # fmt: skip
+        faces = PackedFaces.open(folder).face_set()
+        rows = []
+        for path in (trained, out):
+            fast = FastForward.load(path, heads=(head,))
+            cases = examine(fast, faces, faces.held_out, KNOWN_CLASSES)
+            rows.append(evaluate.measure(fast.spec, cases)["heads"][head])
+        before, after = rows
+        figures[head] = {
+            "n": after["n"], "branch": own, "accuracy": before["accuracy"], "anew at": branch,
+            "accuracy anew": after["accuracy"], "kept": head in keep,
+        }  # fmt: skip
+        print(f"{head}: {before['accuracy']:.4f}; learned anew at {branch}: {after['accuracy']:.4f}", flush=True)
+        kept = out if head in keep else kept
+    return kept, figures
 
 
 def measure(
@@ -129,12 +172,29 @@ def rounded(net: reference.FaceAttrNet) -> reference.FaceAttrNet:
         return reference.load(path).to(memory_format=torch.channels_last)
 
 
+def pairs_of(text: str) -> dict[str, str]:
+    pairs = dict(part.split("@") for part in text.split(","))
+    if unknown := sorted(pairs.keys() - SETS.keys()):
+        raise ValueError(unknown)
+    return pairs
+
+
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The script's own options, and those of ``faceattr train``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with lfw, utkface and ferplus")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--cache", type=Path, help="folder for packed crops (3.8 GB); default: .cache beside --out")
+    parser.add_argument(
+        "--trained", type=Path, help="what faceattr train wrote, its log beside it, instead of training"
+    )
+    parser.add_argument("--before", type=Path, help="this script's log of the weights that --init names, for the card")
+    parser.add_argument("--relearn", type=pairs_of, default={}, metavar="HEAD@LAYER,…", help="heads to learn anew")
+    parser.add_argument(
+        "--keep", type=lambda text: text.split(","), default=[], metavar="HEAD,…", help="those to ship so"
+    )
     parser.add_argument("--threads", type=int, help="default: the CPUs that this process may use")
     parser.add_argument("--seed", type=int, default=0)
     arguments, more = parser.parse_known_args(argv)
@@ -148,15 +208,21 @@ def main(argv: list[str] | None = None) -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     folders = pack(arguments.data, arguments.cache)
-    trained = arguments.cache / "trained.safetensors"
-    mix = ",".join(f"{name}={share}" for name, share in MIX.items())
-    command("train", *folders, "--out", trained, "--mix", mix, "--threads", arguments.threads, "--seed",
-            arguments.seed, *more)  # fmt: skip
+    trained = arguments.trained or arguments.cache / "trained.safetensors"
+    if arguments.trained is None:
+        mix = ",".join(f"{name}={share}" for name, share in MIX.items())
+        command("train", *folders, "--out", trained, "--mix", mix, "--threads", arguments.threads, "--seed",
+                arguments.seed, *more)  # fmt: skip
 
     sets = utkface, lfw, ferplus = [PackedFaces.open(folder).face_set() for folder in folders]
     training = json.loads(trained.with_suffix(".json").read_text(encoding="utf-8"))
     faces = {faces.name: {"training": training["sets"][faces.name], "held out": len(faces.held_out)} for faces in sets}
     figures: dict[str, Any] = {"version": VERSION, "faces": faces, "training": training}
+    if arguments.before is not None:
+        earlier = json.loads(arguments.before.read_text(encoding="utf-8"))["training"]
+        figures["before"] = {key: value for key, value in earlier.items() if key != "log"}
+    options = ["--threads", arguments.threads, "--seed", arguments.seed, "--cache", arguments.cache / "features"]
+    trained, figures["learned anew"] = relearn(trained, arguments.relearn, arguments.keep, arguments.cache, options)
     print("measuring on faces that training never saw", flush=True)
     shipped = rounded(reference.load(trained))
     figures |= measure(shipped, utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")

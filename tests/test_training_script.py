@@ -77,6 +77,8 @@ def test_the_script_writes_weights_with_their_metadata(script, tiny, folder, cap
     assert log["training"]["origin"]["start"] == "random"
     assert log["training"]["recipe"]["mix"] == script.MIX
     assert log["training"]["parameters"] == weights.spec.count().parameters
+    assert "before" not in log
+    assert log["learned anew"] == {}
 
     # Scales for int8, from training faces; measured on the others.
     figure = log["int8 on utkface"]
@@ -107,6 +109,46 @@ def test_the_script_writes_weights_with_their_metadata(script, tiny, folder, cap
     text = card.read_text()
     assert f"| gender | UTKFace, held out | 8 | {100 * accuracy['gender']['value']:.1f} % |" in text
     assert f"In int8, with scales from {figure['images']} training faces" in text
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_heads_are_learned_anew_on_weights_that_are_there(script, tiny, folder, monkeypatch):
+    """The second run takes the trunk of the first, whose log goes into the card as what came before."""
+    monkeypatch.setattr(script, "HELD_OUT", 8)
+    monkeypatch.setattr(script, "RELEARN", ["--steps", "20", "--batch", "8"])
+    first, before = run(script, folder, "first.safetensors", *tiny)
+    trained = folder / "cache" / "trained.safetensors"
+    points = {head: first.spec.head(head).branch for head in ("age", "gender", "emotion")}
+    again = {"age": points["age"], "gender": "conv2", "emotion": "fc"}
+    wanted = ",".join(f"{head}@{branch}" for head, branch in again.items())
+    options = ["--trained", str(trained), "--before", str(folder / "first.json"), "--relearn", wanted]
+    weights, log = run(script, folder, "second.safetensors", *options, "--keep", "age,gender")
+
+    for head, row in log["learned anew"].items():
+        assert (row["branch"], row["anew at"], row["kept"]) == (points[head], again[head], head != "emotion")
+    assert log["age on utkface"]["accuracy"] == pytest.approx(log["learned anew"]["age"]["accuracy anew"], abs=0.13)
+    assert log["emotion on ferplus"]["accuracy"] == before["emotion on ferplus"]["accuracy"]
+    assert weights.spec.head("gender").branch == "conv2"
+    assert weights.spec.head("emotion").branch == points["emotion"]
+    for name, value in read_weights(folder / "first.safetensors").tensors.items():
+        kept = not name.startswith(("heads.age.", "heads.gender."))
+        if kept:
+            np.testing.assert_array_equal(weights.tensors[name], value, err_msg=name)
+    assert any(
+        not np.array_equal(weights.tensors[name], first.tensors[name])
+        for name in weights.tensors
+        if name.startswith("heads.age.")
+    )
+
+    card = folder / "CARD.md"
+    log["training"]["origin"] = {"start": "first.safetensors"}
+    (folder / "second.json").write_text(json.dumps(log))
+    load_script("model_card").main([str(folder / "second.json"), str(card)])
+    text = " ".join(card.read_text().split())
+    assert f"`first.safetensors`, which had seen {before['training']['images']:,} crops" in text
+    assert f"| gender | {points['gender']} |" in text
+    assert "at conv2 |" not in text
+    assert "| conv2 |" in text
 
 
 def test_an_error_of_a_command_ends_the_script(script, tmp_path, capsys):
