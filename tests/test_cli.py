@@ -42,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("no_yunet")
         (["bench", "--peers", "abacus"], "abacus"),
         (["bench", "--seconds", "-1"], "seconds"),
         (["bench", "--json", "no/such/folder/record.json"], "no/such/folder"),
+        (["bench", "--json", "."], "--json . is a folder"),
         (["export-onnx"], "OUT"),
         (["doctor", "--weights", "no/such/weights"], "no/such/weights"),
         ([], "COMMAND"),

@@ -131,7 +131,7 @@ def test_verification_by_lfws_file_is_that_of_scikit_learn(weights, tested, tmp_
     assert report["left out"] == {"of another split": 0, "missing": 0}
 
 
-def test_pairs_of_trained_and_missing_pictures(weights, faces, tested, tmp_path, capsys):
+def test_pairs_of_trained_and_missing_pictures(weights, faces, tested, tmp_path, capsys, monkeypatch):
     lines = ["fold,file_a,file_b,same"]
     for fold in (1, 2):
         lines += [f"{fold},Ann_6_000{i},Ann_{j}_000{i},{int(j == 6)}" for i, j in ((1, 7), (2, 7), (3, 8))]
@@ -143,7 +143,9 @@ def test_pairs_of_trained_and_missing_pictures(weights, faces, tested, tmp_path,
     command = [
         *map(str, ["evaluate", faces, "--no-plots", "--weights", weights, "--out", tmp_path / "r", "--pairs", pairs])
     ]
-    assert main(command) == 2
+    with monkeypatch.context() as patch:  # before anything is measured
+        patch.setattr("faceattr_fast.cli.evaluate.examined_set", None)
+        assert main(command) == 2
     assert "1 pictures of 1 of the 14 pairs are in no set: Cid_0001" in capsys.readouterr().err
     assert main([*command, "--allow-missing"]) == 0
     found = json.loads((tmp_path / "r" / "report.json").read_text())["verification"]
@@ -177,7 +179,12 @@ def test_identity_by_its_layer_or_by_embeddings(weights, tested, tmp_path):
     assert none == {"method": "none", "reason": "fewer than two people have more than 5 pictures here"}
     assert "Not measured: fewer than two people" in (tmp_path / "none" / "report.md").read_text()
     unnamed = save(tmp_path / "unnamed.safetensors", spec)
-    assert evaluate(unnamed, tmp_path / "u", tested)["sets"][0]["identity"]["method"] == "nearest mean of embeddings"
+    strangers = save(tmp_path / "strangers.safetensors", spec, {"identities": ["Xa", "Xb", "Xc"]})  # nobody is here
+    for weights_file in (unnamed, strangers):
+        found = evaluate(weights_file, tmp_path / "u", tested)["sets"][0]["identity"]
+        assert found["method"] == "nearest mean of embeddings"
+    found = evaluate(strangers, tmp_path / "u", alone)["sets"][0]["identity"]
+    assert found["method"] == "none"
 
 
 def write_table(folder, rows=24, change=None):

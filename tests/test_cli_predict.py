@@ -83,6 +83,13 @@ def test_crops_use_no_detector(folder, photo_weights, capsys, monkeypatch):
     assert good[0]["faces"][0]["box"] is None
 
 
+def test_a_file_that_is_gone_does_not_stop_the_others(photo_weights, capsys):
+    assert main(["predict", "gone.jpg", str(ASTRONAUT), "--weights", photo_weights, "--json"]) == 1
+    gone, there = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (gone["file"], len(there["faces"])) == ("gone.jpg", 1)
+    assert "No such file" in gone["error"]
+
+
 def test_annotate_writes_pictures(folder, photo_weights, tmp_path):
     target = tmp_path / "annotated"
     assert main(["predict", str(folder), "--weights", photo_weights, "--annotate", str(target)]) == 1

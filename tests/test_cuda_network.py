@@ -19,8 +19,8 @@ from networks import (
 from random_specs import specs
 
 from faceattr_fast import FastForward, NetworkSpec, WeightsError
+from faceattr_fast.formats.dtypes import DTYPES
 from faceattr_fast.formats.storage import store_float16
-from faceattr_fast.forward import DTYPES
 from faceattr_fast.plan.rewrite import build_plan
 from faceattr_fast.reference.model import tensors_of
 from faceattr_fast.spec import PixelSpec, StemSpec

@@ -20,7 +20,7 @@ from faceattr_fast.training import feature_cache, finetune, head_trainer  # noqa
 from faceattr_fast.training.augment import render  # noqa: E402
 from faceattr_fast.training.head_data import Faces, HeadData, class_weights  # noqa: E402
 from faceattr_fast.training.packed import PackedFaces  # noqa: E402
-from faceattr_fast.weights import read_weights  # noqa: E402
+from faceattr_fast.weights import copy_weights, read_weights  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -233,6 +233,14 @@ def test_scales_of_other_layers_are_not_kept_and_float16_changes_no_trunk(small_
     assert all(np.array_equal(after.tensors[name], value) for name, value in before.tensors.items())
 
 
+def test_thresholds_of_the_head_that_is_replaced_are_not_kept(small_file, faces, cache, tmp_path):
+    first = tmp_path / "first.safetensors"
+    finetune.fine_tune(small_file, faces, "ramp", "fc", first, cache, recipe=QUICK)
+    copy_weights(first, tmp_path / "calibrated", {"thresholds": {"ramp": {"rate": 0.1}, "mood": {"rate": 0.2}}})
+    finetune.fine_tune(tmp_path / "calibrated", faces, "ramp", "fc", tmp_path / "out", cache, recipe=QUICK)
+    assert read_weights(tmp_path / "out").metadata["thresholds"] == {"mood": {"rate": 0.2}}
+
+
 def test_class_weights_and_targets(faces):
     data = HeadData.of(faces, "ramp", "fc", labels=("down", "sideways", "up"))
     assert data.head.trained == (True, False, True)
@@ -274,11 +282,16 @@ def test_class_weights_and_targets(faces):
         (["--head", "ramp", "--branch", "fc", "--rate", "0"], "rate: expected a positive number"),
         (["--head", "ramp", "--branch", "fc", "--smoothing", "1"], "smoothing"),
         (["--head", "ramp", "--spec", "no-such.json"], "no-such.json"),
+        (
+            ["--head", "ramp", "--branch", "fc", "--rate", "1e30", "--steps", "9"],
+            "the loss of 'ramp' at fc is .* at step",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(small_file, folder, cache, tmp_path, capsys, options, message):
     out = tmp_path / "out"
-    assert main(["fine-tune", str(folder), "--weights", str(small_file), *options, "--out", str(out)]) == 2
+    code = 1 if "1e30" in options else 2
+    assert main(["fine-tune", str(folder), "--weights", str(small_file), *options, "--out", str(out)]) == code
     assert not out.exists()
     assert re.search(message, capsys.readouterr().err)
 

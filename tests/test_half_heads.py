@@ -8,8 +8,8 @@ from networks import SMALL, available_isas, head_error, normalise, random_net, r
 
 from faceattr_fast import FastForward
 from faceattr_fast.engine.backend import compile_plan
+from faceattr_fast.formats.dtypes import DTYPES
 from faceattr_fast.formats.storage import halve_heads
-from faceattr_fast.forward import DTYPES
 from faceattr_fast.plan.oracle import run_plan
 from faceattr_fast.plan.phases import LinearHead
 from faceattr_fast.plan.rewrite import build_plan

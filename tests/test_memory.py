@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from faceattr_fast import shipped_weights
-from faceattr_fast.forward import DTYPES
+from faceattr_fast.formats.dtypes import DTYPES
 
 MIB = 1 << 20
 

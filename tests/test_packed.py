@@ -207,3 +207,27 @@ def test_a_set_advises_how_to_train_on_it(tmp_path):
     assert np.allclose(faces.targets["gender"][0], [1.8, 0.2])
     assert faces.weights[4] == pytest.approx(4 * faces.weights[1])  # one of nobody knows, four men
     assert PackedFaces.open(folder).face_set(balance={}).weights.tolist() == [1.0] * 8
+    # Advice for a source as a whole, of which this set lacks a label.
+    info["training"] |= {"trust": {"gender": 2.0, "race": 0.5}, "balance": {"race": 1.0}}
+    (folder / "set.json").write_text(json.dumps(info))
+    faces = PackedFaces.open(folder).face_set()
+    assert np.allclose(faces.targets["gender"][0], [1.8, 0.2])
+    assert faces.weights.tolist() == [1.0] * 8
+
+
+def test_an_interrupt_within_a_commit_shifts_no_crop(tmp_path, monkeypatch):
+    """The crops of the commit lie twice in the file if it is begun again; the journal would not know."""
+    folder, real, calls = tmp_path / "set", np.ascontiguousarray, []
+
+    def interrupted(crop):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(crop)
+
+    monkeypatch.setattr("faceattr_fast.training.packing._EVERY", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("faceattr_fast.training.packing.np.ascontiguousarray", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder)
+    assert np.array_equal(PackedFaces.open(write(folder)).crops, crops(8))

@@ -202,9 +202,21 @@ def test_what_is_not_the_photos_fault_stops_the_run(analyzer, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(analyzer_module, "load_image", broken)
-        with pytest.raises(ImportError, match="no Pillow here"):
-            job.score(part)
-    assert job.score(part)["ok"] == 2
+        for _ in range(4):  # as often as one likes: no photo is blamed for it
+            with pytest.raises(ImportError, match="no Pillow here"):
+                job.score(part)
+    assert job.score(part) == {"ok": 2, "no_face": 0, "damaged": 0}
+
+
+def test_every_picture_of_a_folder_counts_and_nothing_else(analyzer, tmp_path):
+    write_photos(tmp_path / "photos", 1)
+    (tmp_path / "photos" / "000.jpg").rename(tmp_path / "photos" / "a.JFIF")
+    for name in ("._a.jpg", "notes.txt"):
+        (tmp_path / "photos" / name).write_text("no picture")
+    job = ScoringJob(analyzer, tmp_path / "out")
+    for part in job.begin([tmp_path / "photos"]):
+        job.score(part)
+    assert statuses(job.out) == {str(tmp_path / "photos" / "a.JFIF"): "ok"}
 
 
 def test_what_is_wrong_is_said(analyzer, tmp_path, small_file, small_net):

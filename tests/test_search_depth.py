@@ -1,5 +1,6 @@
 """The depth search: folds keep groups together, cells resume, and a difference is found where there is one."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -18,7 +19,7 @@ from faceattr_fast.training import search as search_module  # noqa: E402
 from faceattr_fast.training.depth import PAPER_GRID, DepthGrid, interval, t_quantile  # noqa: E402
 from faceattr_fast.training.head_trainer import HeadRecipe  # noqa: E402
 from faceattr_fast.training.search import Cell, Search, group_folds, run_search  # noqa: E402
-from faceattr_fast.weights import read_weights  # noqa: E402
+from faceattr_fast.weights import copy_weights, read_weights  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -181,6 +182,29 @@ def test_several_processes_give_the_same_cells(blind, folder, tmp_path):
             one, other = (np.load(out / "cells" / name) for out in (alone.out, together.out))
             assert np.array_equal(one["scores"], other["scores"])
             assert np.array_equal(one["rows"], other["rows"])
+
+
+def test_what_is_no_accuracy_has_cells_of_its_own(search):
+    few = {**vars(search), "branches": ("fc",), "heads": {"ramp": "softmax"}}
+    softmax, _ = run_search(Search(**few))
+    sigmoid, _ = run_search(Search(**{**few, "heads": {"ramp": "sigmoid"}}))
+    assert len(list((search.out / "cells").iterdir())) == 2 * FOLDS
+    assert (softmax.sigmoid, sigmoid.sigmoid) == ((), ("ramp",))
+    grid = DepthGrid(("fc",), {("age", "fc"): np.array([0.5, 0.6])})
+    assert "(paper" in grid.table()
+    assert "(paper" not in dataclasses.replace(grid, sigmoid=("age",)).table()
+
+
+def test_a_base_that_knows_the_answers_is_told(search, tmp_path):
+    base = tmp_path / "base.safetensors"
+    copy_weights(search.base, base, {"trained_on": [{"name": "ramps", "labels": ["ramp"]}]})
+    few = {**vars(search), "base": base, "branches": ("fc",), "heads": {"ramp": "softmax"}}
+    lines: list[str] = []
+    run_search(Search(**few), report=lines.append)
+    assert lines[0].startswith("note: the base has learned ramp from ramps's training faces")
+    lines.clear()
+    run_search(Search(**{**few, "splits": ("validation",), "out": tmp_path / "other"}), report=lines.append)
+    assert not lines[0].startswith("note")
 
 
 def test_faces_may_be_fewer_in_whole_groups(search):

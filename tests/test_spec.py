@@ -196,6 +196,17 @@ def test_other_json_is_an_error(text):
         (lambda: NetworkSpec.paper(heads=(HeadSpec("a", 1, "conv23"),)), "this network has conv0 … conv22"),
         (lambda: NetworkSpec.paper(identities=0), "identities must be an integer from 1"),
         (lambda: PAPER.head("mood"), "no head named 'mood'"),
+        (lambda: PixelSpec(mean=127.5), "mean must be a sequence of numbers, got 127.5"),
+        (lambda: HeadSpec("age", 2, "fc", thresholds=("x", 0.5)), "thresholds must be a sequence of numbers"),
+        (lambda: HeadSpec("age", 2, "fc", thresholds=(50, 50)), "thresholds must be probabilities"),
+        (lambda: HeadSpec("age", 2, "fc", thresholds=(float("nan"), 0.5)), "thresholds must be probabilities"),
+        (lambda: HeadSpec("age", 2, "fc", trained=("no", "yes")), "trained must be a sequence of truth values"),
+        (lambda: NetworkSpec(stem=32), "stem must be a StemSpec, got 32"),
+        (lambda: NetworkSpec.paper(pixels=127.5), "pixels must be a PixelSpec, got 127.5"),
+        (lambda: NetworkSpec(stages=(BlockSpec(32, 8, 8),)), "stages must be a sequence of stages"),
+        (lambda: NetworkSpec(stages=((8,),)), "stage 0 must be a sequence of BlockSpec"),
+        (lambda: NetworkSpec.paper(heads=HeadSpec("a", 1, "fc")), "heads must be a sequence of HeadSpec"),
+        (lambda: NetworkSpec.paper(heads=("glasses",)), "heads must be a sequence of HeadSpec"),
     ],
 )
 def test_errors_say_what_was_expected(build, message):

@@ -164,6 +164,7 @@ def wrong(sets, tmp_path_factory):
         (["{looks}", "--config", "{list}"], "expected a JSON object"),
         (["{looks}", "--config", "{typo}"], "recipe: unknown 'stepz'"),
         (["{looks}", "--out", "{nowhere}"], "is a folder, or is in none that exists"),
+        (["{looks}", "--config", "{typo}", "--out", "{typo}"], "would overwrite .*typo, which is read"),
         (["{looks}", "--precision", "float16"], "needs --device cuda"),
         (["{looks}", "--smoothing", "2"], "--smoothing: expected a number from 0"),
         (["{looks}", "--age-spread", "-1"], "age_spread: expected a number of at least 0"),

@@ -46,6 +46,17 @@ def test_near_duplicates_are_found_and_kept_on_one_side():
     assert np.array_equal(split == "test", splits.assign(groups, {"test": 12}, "train", seed=3) == "test")
 
 
+def test_a_split_that_is_wanted_is_not_empty():
+    """Nine people of whom each is more than a tenth; and one chain of pictures that is most of all."""
+    for seed in range(5):
+        split = splits.assign(np.repeat(np.arange(9), 4), {"test": 3, "validation": 3}, "train", seed)
+        assert [(split == name).sum() for name in ("test", "validation", "train")] == [4, 4, 28]
+        chain = np.array([0] * 50 + [1] * 3 + [2] * 2)
+        split = splits.assign(chain, {"test": 1}, "train", seed)
+        assert set(chain[split == "test"]) == {2}
+    assert set(splits.assign(np.zeros(5, int), {"test": 1}, "train")) == {"train"}
+
+
 def test_chains_of_duplicates_are_one_group():
     bits = np.zeros((4, 64), bool)
     bits[1, :3] = bits[2, :6] = True

@@ -32,7 +32,7 @@ from .weights import Weights, check_tensors, parse_weights, write_weights
 if TYPE_CHECKING:
     from .reference import FaceAttrNet
 
-__all__ = ["DTYPES", "FastForward", "Outputs", "check_heads"]
+__all__ = ["FastForward", "Outputs", "check_heads"]
 
 
 class Outputs(dict[str, Any]):
@@ -72,6 +72,8 @@ class FastForward:
         _source: tuple[str, str] | None = None,
         _overrides: Overrides | None = None,
     ) -> None:
+        if not isinstance(weights, Weights):
+            raise TypeError(f"weights: expected Weights, got {type(weights).__name__}; FastForward.load reads a file")
         self._source = _source  # (path, SHA-256) of the file, for pickling
         self.spec: NetworkSpec = weights.spec
         index = cuda_index(device)

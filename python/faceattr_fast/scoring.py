@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .forward import FastForward
 from .photo import DetectorError, FaceAnalyzer, Failure
+from .photo.image import is_picture
 
 if TYPE_CHECKING:
     import pyarrow
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["STATUSES", "Part", "ScoringJob"]
 
 STATUSES = ("ok", "no_face", "damaged")
-PICTURES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _ROWS = 1000  # written at once: with embeddings, which are Python's floats by then, some 10 KB a face
 _DEATHS = 3  # of workers while the same photo is the last one opened: then it is to blame, and left out
@@ -139,10 +139,12 @@ class ScoringJob:
                 parts.seek(part.offset)
                 content = json.loads(parts.readline())
             deadly = _deadly(tries)
-            with tries.open("a", encoding="ascii") as log:
-                self._write(target, self._rows(content, deadly, log))
-            with suppress(FileNotFoundError):  # of two workers that scored the same
-                tries.unlink()
+            try:
+                with tries.open("a", encoding="ascii") as log:
+                    self._write(target, self._rows(content, deadly, log))
+            finally:  # a worker that can still say what is wrong has not died of a photo
+                with suppress(FileNotFoundError):  # of two workers that scored the same
+                    tries.unlink()
         counts = Counter(parquet.read_table(target, columns=["status"])["status"].to_pylist())
         return {status: counts[status] for status in STATUSES}
 
@@ -288,7 +290,7 @@ def _files(sources: Iterable[Path]) -> Iterator[str]:
             continue
         for parent, folders, files in os.walk(source):
             folders.sort()
-            yield from (os.path.join(parent, f) for f in sorted(files) if f.lower().endswith((".tar", *PICTURES)))
+            yield from (os.path.join(parent, f) for f in sorted(files) if f.lower().endswith(".tar") or is_picture(f))
 
 
 def _photos(part: dict[str, Any]) -> Iterator[tuple[str, Photo]]:
@@ -304,7 +306,7 @@ def _shard_photos(shard: str) -> Iterator[tuple[str, Photo]]:
         with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 content = tar.extractfile(member)
-                if content is not None and member.name.lower().endswith(PICTURES):
+                if content is not None and is_picture(os.path.basename(member.name)):
                     yield f"{shard}/{member.name}", _content(content)
             # tarfile takes a damaged header for the end of the archive, which is zeros, or nothing at all.
             file.seek(tar.offset)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
+
+import numpy as np
 
 from .layers import Count, Layer, TrunkPath, enumerate_layers
 
@@ -47,6 +51,15 @@ def _count(owner: str, name: str, value: Any, most: int = _MAX_CHANNELS) -> int:
     return value
 
 
+def _entries(owner: str, name: str, value: Any, kind: Any, what: str) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        raise ValueError(f"{owner}: {name} must be a sequence, got the string {value!r}")
+    entries = tuple(value) if isinstance(value, Iterable) else None
+    if entries is None or not all(isinstance(entry, kind) for entry in entries):
+        raise ValueError(f"{owner}: {name} must be a sequence of {what}, got {value!r}")
+    return entries
+
+
 @dataclass(frozen=True)
 class PixelSpec:
     """How pixels become numbers: ``x = (pixel - mean) / scale`` per RGB channel, in 0..255 units.
@@ -60,7 +73,7 @@ class PixelSpec:
 
     def __post_init__(self) -> None:
         for name in ("mean", "scale"):
-            given = tuple(getattr(self, name))
+            given = _entries("PixelSpec", name, getattr(self, name), Real, "numbers")
             if len(given) != 3 or not all(abs(v) <= _MAX_PIXEL_MAGNITUDE for v in given):
                 raise ValueError(f"PixelSpec: {name} must be three finite numbers (RGB), got {given!r}")
             object.__setattr__(self, name, tuple(float(v) for v in given))
@@ -134,16 +147,21 @@ class HeadSpec:
         object.__setattr__(self, "branch", canonical_branch(self.branch))
         if isinstance(self.trained, bool):
             object.__setattr__(self, "trained", (self.trained,) * self.classes)
-        for name, convert in (("labels", str), ("thresholds", float), ("trained", bool)):
+        for name, kind, what, convert in (
+            ("labels", object, "labels", str),
+            ("thresholds", Real, "numbers", float),
+            ("trained", (int, np.bool_), "truth values", bool),
+        ):
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, str):
-                raise ValueError(f"{owner}: {name} must be a sequence, got the string {value!r}")
-            value = tuple(convert(v) for v in value)
+            value = tuple(convert(v) for v in _entries(owner, name, value, kind, what))
             if len(value) != self.classes:
                 raise ValueError(f"{owner}: {name} needs {self.classes} entries, one per class, got {len(value)}")
             object.__setattr__(self, name, value)
+        # Just above 1 is how a class is never answered.
+        if self.thresholds is not None and not all(0 <= threshold <= 1.001 for threshold in self.thresholds):
+            raise ValueError(f"{owner}: thresholds must be probabilities, got {self.thresholds}")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
             raise ValueError(f"{owner}: labels must differ from each other, got {self.labels}")
 
@@ -215,8 +233,14 @@ class NetworkSpec:
     pixels: PixelSpec = PixelSpec()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
-        object.__setattr__(self, "heads", tuple(self.heads))
+        owner = "NetworkSpec"
+        for name, expected in (("stem", StemSpec), ("pixels", PixelSpec)):
+            if not isinstance(getattr(self, name), expected):
+                raise ValueError(f"{owner}: {name} must be a {expected.__name__}, got {getattr(self, name)!r}")
+        stages = _entries(owner, "stages", self.stages, Iterable, "stages, each a sequence of BlockSpec")
+        stages = tuple(_entries(owner, f"stage {i}", stage, BlockSpec, "BlockSpec") for i, stage in enumerate(stages))
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "heads", _entries(owner, "heads", self.heads, HeadSpec, "HeadSpec"))
         _count("NetworkSpec", "embedding", self.embedding)
         if self.identities is not None:
             _count("NetworkSpec", "identities", self.identities)
@@ -240,9 +264,9 @@ class NetworkSpec:
     ) -> NetworkSpec:
         """The network of the paper; ``heads=None`` stands for its four (gender, ethnicity, emotion, age)."""
         return cls(
-            heads=_paper_heads() if heads is None else tuple(heads),
+            heads=_paper_heads() if heads is None else heads,
             identities=identities,
-            pixels=pixels or PixelSpec(),
+            pixels=PixelSpec() if pixels is None else pixels,
         )
 
     @property

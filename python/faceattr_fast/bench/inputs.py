@@ -25,8 +25,6 @@ _TEST, _CALIBRATION = 64, 64
 
 _CHUNK = 4  # images at once in float64, which takes much memory
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
 
 @dataclass(frozen=True)
 class Crops:
@@ -111,9 +109,9 @@ def read_crops(path: Path, pixels: PixelSpec, batches: Sequence[int], seed: int)
     needed = test + calibration
     order = np.random.default_rng(seed)
     if path.is_dir():
-        from ..photo.image import fit_square, load_image
+        from ..photo.image import fit_square, is_picture, load_image
 
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES)
+        files = sorted(file for file in path.rglob("*") if is_picture(file.name))
         _enough(path, len(files), needed)
         chosen = [files[i] for i in order.permutation(len(files))[:needed]]
         crops = np.stack([fit_square(load_image(file), size) for file in chosen])

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..errors import TrainingError
 from . import (
     bench,
     calibrate,
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The interpreter flushes stdout once more when it exits and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, for one
+    except (OSError, TrainingError) as error:  # a full disk, for one
         print(f"faceattr {arguments.command}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     peers = _DEFAULT_PEERS if arguments.peers is None else tuple(name for name in arguments.peers if name != "none")
     if arguments.json and not arguments.json.absolute().parent.is_dir():  # known now, not after the run
         raise UsageError(f"no such folder: {arguments.json.parent}")
+    if arguments.json and arguments.json.is_dir():
+        raise UsageError(f"--json {arguments.json} is a folder")
     with usage_errors(ImageError):
         threads = arguments.threads or (thread_count(None),)
         settings = Settings(

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..photo import SENSITIVE_HEADS, SENSITIVE_LIMITS
-    from ..training.evaluate import measure, verification_report
+    from ..training.evaluate import check_complete, measure, verification_report
     from ..training.pairs import read_pairs
 
     weights = weights_path(arguments)
@@ -60,6 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         pairs = read_pairs(arguments.pairs) if arguments.pairs else None
         sets = open_sets(arguments.data)
         fast = load_network(weights, arguments, sets)
+    packed = [data for data in sets if not isinstance(data, Path)]
+    if pairs is not None and not arguments.allow_missing and len(packed) == len(sets):
+        with usage_errors():  # now, not after hours of measuring
+            check_complete(pairs, [file for data in packed for file in data.files])
     report: dict[str, Any] = {"weights": about(weights, fast), "split": arguments.split, "sets": []}
     identities = fast.metadata.get("identities")
     examined = []
@@ -156,7 +160,7 @@ def summarise(report: dict[str, Any]) -> None:
         for name, head in section["heads"].items():
             if head["n"]:
                 print(f"{section['name']}: {name} {head['accuracy']:.2%} of {head['n']:,} faces")
-        if "top 1" in section.get("identity", {}):
+        if section.get("identity", {}).get("top 1", {}).get("accuracy") is not None:
             identity = section["identity"]
             print(f"{section['name']}: identity {identity['top 1']['accuracy']:.2%}, {identity['method']}")
     if "verification" in report:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .progress import Progress
-from .usage import UsageError, add_threads_argument, add_weights_argument, names, positive, usage_errors, weights_path
+from .usage import (
+    UsageError,
+    add_threads_argument,
+    add_weights_argument,
+    check_outputs,
+    log_beside,
+    names,
+    positive,
+    usage_errors,
+    weights_path,
+)
 
 if TYPE_CHECKING:
     from ..training.head_trainer import HeadRecipe
@@ -73,9 +83,8 @@ def check_smoothing(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.out.is_dir() or not arguments.out.absolute().parent.is_dir():  # before the work, not after it
-        raise UsageError(f"--out {arguments.out} is a folder, or is in none that exists")
     weights = weights_path(arguments)
+    check_outputs(arguments.out, arguments.spec, weights)
     with usage_errors():
         from ..training.checkpoint import TrainingRun
         from ..training.finetune import fine_tune
@@ -95,11 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
                 labels=labels, kind=kind, start=arguments.init_from, recipe=recipe, seed=arguments.seed,
                 dtype=arguments.file_dtype, storage=arguments.cache_dtype, threads=arguments.threads,
                 run=TrainingRun(
-                    checkpoint, log=arguments.out.with_suffix(".csv"), progress=progress.meter("steps", "training")
+                    checkpoint, log=log_beside(arguments.out, ".csv"), progress=progress.meter("steps", "training")
                 ),
                 computing=progress.meter("faces", "running the trunk"),
             )  # fmt: skip
-    log = arguments.out.with_suffix(".json")
+    log = log_beside(arguments.out, ".json")
     partial = log.with_name(log.name + ".part")
     partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     os.replace(partial, log)

@@ -7,17 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..photo.image import is_picture
 from .usage import UsageError
 
-__all__ = ["SUFFIXES", "Picture", "find_pictures"]
-
-# What counts as a picture inside a folder; a file that is named itself may be called anything.
-SUFFIXES = frozenset(
-    (
-        ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg",
-        ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-    )
-)  # fmt: skip
+__all__ = ["Picture", "find_pictures"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +24,13 @@ class Picture:
 def find_pictures(paths: Sequence[Path]) -> list[Picture]:
     """Files as they are named, and the pictures in folders and their subfolders, sorted; hidden ones are left out.
 
+    A file that is not there fails when it is read, like any other that cannot be.
+
     Raises:
-        UsageError: a path is not there, or there is no picture at all.
+        UsageError: none of the paths is there, or there is no picture at all.
     """
     missing = [str(path) for path in paths if not path.exists()]
-    if missing:
+    if len(missing) == len(paths):
         raise UsageError(f"no such file or folder: {', '.join(missing)}")
     found = [
         (file, file.relative_to(path) if path.is_dir() else Path(path.name))
@@ -51,13 +46,7 @@ def _in_folder(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".")
-            and os.path.splitext(name)[1].lower() in SUFFIXES
-            and not _is_special(Path(parent, name))
-        ]
+        found += [Path(parent, name) for name in files if is_picture(name) and not _is_special(Path(parent, name))]
     return sorted(found)
 
 

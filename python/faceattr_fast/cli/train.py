@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .fine_tune import add_softness_arguments, check_smoothing, count
 from .progress import Progress
-from .usage import UsageError, add_threads_argument, counts, names, positive, usage_errors
+from .usage import UsageError, add_threads_argument, check_outputs, counts, log_beside, names, positive, usage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,19 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     # Threads that wait by spinning keep the cores from those that render. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if arguments.out.is_dir() or not arguments.out.absolute().parent.is_dir():  # before the work, not after it
-        raise UsageError(f"--out {arguments.out} is a folder, or is in none that exists")
+    check_outputs(arguments.out, arguments.config, arguments.spec, arguments.init)
     if arguments.precision == "float16" and arguments.device == "cpu":
         raise UsageError("--precision float16 needs --device cuda; the CPU has bfloat16")
     with usage_errors():
         from ..training.parallel import joined
-        from ..training.trainer import TrainingError
     try:
         with usage_errors(), joined(arguments.device) as processes:
             return _run(arguments, processes)
-    except TrainingError as error:
-        print(f"faceattr train: error: {error}", file=sys.stderr)
-        return 1
     except UsageError as error:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UsageError(f"process {os.environ.get('RANK')}: {error}") from error
@@ -105,7 +100,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     threads = _threads(arguments.threads, processes)
     torch.set_num_threads(threads)
     checkpoint = arguments.out.with_name(arguments.out.name + ".checkpoint")
-    if arguments.restart and processes.leads:
+    # torchrun starts a process that died again, with the same options.
+    if arguments.restart and processes.leads and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         checkpoint.unlink(missing_ok=True)
     processes.wait()
     with Progress(recipe.steps, "steps") as progress:
@@ -119,14 +115,14 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             origin=origin, seed=arguments.seed, micro_batch=arguments.micro_batch, precision=arguments.precision,
             threads=threads, dtype=arguments.file_dtype, keep_identities=arguments.keep_identities,
             run=TrainingRun(
-                checkpoint, arguments.checkpoint_every, arguments.out.with_suffix(".csv"),
+                checkpoint, arguments.checkpoint_every, log_beside(arguments.out, ".csv"),
                 progress=progress.meter("steps", "training") if processes.leads else None,
             ),
             watch=_watch(arguments.log_dir, report) if processes.leads else None,
             report=report,
         )  # fmt: skip
     if processes.leads:
-        write_whole(arguments.out.with_suffix(".json"), json.dumps(figures, indent=1).encode())
+        write_whole(log_beside(arguments.out, ".json"), json.dumps(figures, indent=1).encode())
         checkpoint.unlink(missing_ok=True)
         print(
             f"{arguments.out}: {figures['steps']} steps on {figures['images']} faces, {figures['minutes']:.0f} minutes"

@@ -23,8 +23,10 @@ __all__ = [
     "add_dtype_argument",
     "add_threads_argument",
     "add_weights_argument",
+    "check_outputs",
     "counts",
     "load_analyzer",
+    "log_beside",
     "names",
     "positive",
     "usage_errors",
@@ -37,6 +39,21 @@ QUIET = 0.1
 
 class UsageError(Exception):
     """An argument, or a file that it names, is wrong: exit code 2 and this message."""
+
+
+def log_beside(out: Path, suffix: str) -> Path:
+    """FILE.safetensors → FILE.json; of any other name all is kept: base-0.1 and base-0.2 have logs of their own."""
+    return out.with_suffix(suffix) if out.suffix == ".safetensors" else out.with_name(out.name + suffix)
+
+
+def check_outputs(out: Path, *inputs: Path | None) -> None:
+    """What training writes, a weights file and logs beside it, is possible and overwrites nothing that it reads."""
+    if out.is_dir() or not out.absolute().parent.is_dir():  # before the work, not after it
+        raise UsageError(f"--out {out} is a folder, or is in none that exists")
+    written = {path.resolve() for path in (out, log_beside(out, ".csv"), log_beside(out, ".json"))}
+    for path in inputs:
+        if path is not None and path.resolve() in written:
+            raise UsageError(f"--out {out} would overwrite {path}, which is read: give another name")
 
 
 def names(text: str) -> list[str]:
@@ -124,4 +141,6 @@ def usage_errors(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise UsageError("this command needs PyTorch: pip install 'faceattr_fast[train]'") from error
         raise UsageError(str(error)) from error

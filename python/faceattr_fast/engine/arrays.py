@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError
+from .device import DLPACK_CPU, DLPACK_PINNED
 
 __all__ = ["as_outputs", "as_pixels"]
 
-_DLPACK_HOST = (1, 3)  # plain memory, and pinned memory that a GPU could read too
+_DLPACK_HOST = (DLPACK_CPU, DLPACK_PINNED)
 
 
 def as_pixels(pixels: Any, size: int, name: str = "pixels", device: str = "the CPU") -> np.ndarray:

@@ -33,7 +33,7 @@ GPU_ENVIRONMENT = "FACEATTR_GPU"
 _CHOICES = ("off", "v1", "v2", "emulated")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
-#: Of DLPack: memory of the host, of a CUDA device, and of both.
+#: Of DLPack: memory of the host, of a CUDA device, of the host but in a GPU's reach, and of both.
 DLPACK_CPU, DLPACK_CUDA, DLPACK_PINNED, DLPACK_MANAGED = 1, 2, 3, 13
 
 

@@ -71,7 +71,9 @@ def int8_ranges(weights: Weights) -> Mapping[str, float]:
     entry = weights.metadata.get(INT8_KEY)
     ranges = entry.get("ranges") if isinstance(entry, dict) else None
     if not isinstance(ranges, dict):
-        raise WeightsError("int8: these weights have no scales; make them from sample pictures with faceattr quantize")
+        raise WeightsError(
+            "int8: these weights have no scales; make them from sample pictures: faceattr quantize, or calibration="
+        )
     for name, limit in ranges.items():
         number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
         if not number or not _LEAST_RANGE <= limit <= 1 / _LEAST_RANGE:

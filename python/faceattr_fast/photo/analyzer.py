@@ -64,7 +64,8 @@ class _Prepared:
 class FaceAnalyzer:
     """Finds the faces in photos and says what the network makes of each.
 
-    May be shared between threads; results do not depend on which faces share a batch. Usually made by :meth:`load`.
+    May be shared between threads; on the CPU results do not depend on which faces share a batch. Usually made by
+    :meth:`load`.
 
     Args:
         fast: a :class:`FastForward`, whose outputs decide what the results hold.

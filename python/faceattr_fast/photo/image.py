@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "fit_square", "load_image"]
+__all__ = ["MAX_PIXELS", "ImageError", "ImageSource", "fit_square", "is_picture", "load_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,24 @@ MAX_PIXELS = 64_000_000
 # HEIF is there once the program has registered a plug-in for it (pillow-heif).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
+# What counts as a picture inside a folder; a file that is named itself may be called anything.
+_SUFFIXES = frozenset(
+    (
+        ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg",
+        ".jpg", ".mpo", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    )
+)  # fmt: skip
+
 _EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
     """A picture cannot be decoded: damaged, too large or of an unknown kind. The message names it and the reason."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file that is found in a folder is one, by its name; hidden files are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -109,13 +122,17 @@ def _from_file(file: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
+    formats = [known for known in _FORMATS if known in Image.OPEN]
     try:
-        with Image.open(file, formats=[known for known in _FORMATS if known in Image.OPEN]) as image:
+        with Image.open(file, formats=formats) as image:
             return _from_pillow(image, name, max_pixels)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: empty, or no picture in a known format ({', '.join(_FORMATS)})") from None
+        plug_in = ""
+        if name.lower().endswith((".heic", ".heif")) and "HEIF" not in formats:
+            plug_in = "; HEIF needs pillow_heif.register_heif_opener(), or a conversion"
+        raise ImageError(f"{name}: empty, or no picture in a known format ({', '.join(formats)}){plug_in}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: too large (limit {max_pixels} pixels): {error}") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged data

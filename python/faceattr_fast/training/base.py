@@ -138,7 +138,7 @@ def train_base(
         run or TrainingRun(), depends=_depends(data, learner, seed, origin, micro_batch, processes, precision)
     )
     trained, history = train(learner, data, processes, seed, micro_batch, threads, run, watch)
-    figures = _figures(data, trained.net.spec, recipe, seed, history, note, processes, precision)
+    figures = _figures(data, trained.net.spec, recipe, seed, history, note, processes, precision, micro_batch)
     if not processes.leads:
         return figures
     report("estimating batch-norm statistics")
@@ -244,7 +244,7 @@ def _depends(
 
 def _figures(
     data: BaseData, spec: NetworkSpec, recipe: Recipe, seed: int, history: History, origin: Mapping[str, Any],
-    processes: Processes, precision: str,
+    processes: Processes, precision: str, micro_batch: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "parameters": spec.count().parameters,
@@ -252,7 +252,9 @@ def _figures(
         "people": len(data.identities),
         "sets": {source.packed.info["name"]: len(source.rows) for source in data.faces.sources(data.used)},
         "recipe": asdict(recipe),
+        **data.faces.softness,
         "seed": seed,
+        "micro_batch": micro_batch,
         "origin": dict(origin),
         "steps": history.step,
         "images": history.images,
@@ -263,6 +265,12 @@ def _figures(
         "precision": precision,
         "log": history.lines,
     }
+
+
+# Of the figures, what the weights file itself says.
+_TOLD = (
+    "recipe", "smoothing", "age_spread", "micro_batch", "steps", "images", "people", "origin", "precision",
+)  # fmt: skip
 
 
 @torch.no_grad()
@@ -316,7 +324,7 @@ def _metadata(
         "crop": crop,
         "seed": figures["seed"],
         "trained_on": trained_on(before, data.faces, data.used, learned),
-        "training": {key: figures[key] for key in ("recipe", "steps", "images", "people", "origin", "precision")},
+        "training": {key: figures[key] for key in _TOLD},
     }
     if spec.identities is not None:
         metadata["identities"] = list(data.identities)

@@ -48,8 +48,8 @@ def save_checkpoint(path: Path, run: Mapping[str, Any], state: Mapping[str, Any]
     write_whole(path, data.getbuffer())
 
 
-def load_checkpoint(path: Path | None, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state that was written last, on the CPU; None where there is none.
+def load_checkpoint(path: Path | None, run: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The state that was written last, on the CPU; None where there is none. ``run``: what it must be of; None: any.
 
     Raises:
         ValueError: it is of another run, or damaged.
@@ -61,6 +61,8 @@ def load_checkpoint(path: Path | None, run: Mapping[str, Any]) -> dict[str, Any]
         found = dict(state.pop("run"))
     except Exception as error:  # whatever a file that is none may lead torch to
         raise ValueError(f"{path} is no checkpoint of this release ({error}): remove it") from error
+    if run is None:
+        return state
     differ = [name for name in {**run, **found} if run.get(name) != found.get(name)]
     if differ:
         what = ", ".join(_difference(name, found.get(name), run.get(name)) for name in differ)

@@ -83,10 +83,12 @@ class DepthGrid:
     Args:
         branches: from the input on.
         accuracy: (head, branch) → float [folds]; the folds of a head are the same at all branch points.
+        sigmoid: heads whose accuracy is a share of right yes and no answers, which the paper's do not compare with.
     """
 
     branches: tuple[str, ...]
     accuracy: Mapping[tuple[str, str], np.ndarray]
+    sigmoid: tuple[str, ...] = ()
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ class DepthGrid:
                 mean, half = interval(self.accuracy[head, branch])
                 text = f"{mean:.3f} ± {half:.3f}"
                 text = f"**{text}**" if chosen[head] == branch else text
-                paper = PAPER_GRID.get(branch, {}).get(head)
+                paper = None if head in self.sigmoid else PAPER_GRID.get(branch, {}).get(head)
                 cells.append(text + (f" (paper {paper:.2f})" if paper is not None else ""))
             lines.append(f"| {branch} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
@@ -166,7 +168,7 @@ class DepthGrid:
 
         ours = np.array([[self.accuracy[head, branch].mean() for head in self.heads] for branch in self.branches])
         panels = [("here", self.heads, self.branches, ours)]
-        printed = [head for head in self.heads if head in PAPER_GRID["fc"]]
+        printed = [head for head in self.heads if head in PAPER_GRID["fc"] and head not in self.sigmoid]
         if printed:
             values = np.array([[row[head] for head in printed] for row in PAPER_GRID.values()])
             panels.append(("paper", tuple(printed), tuple(PAPER_GRID), values))

@@ -16,8 +16,8 @@ from .labels import UNKNOWN, age_centres
 from .pairs import Pairs
 
 __all__ = [
-    "calibrated", "groups_of", "groups_report", "head_report", "identity_report", "measure", "operating_point",
-    "verification_report",
+    "calibrated", "check_complete", "groups_of", "groups_report", "head_report", "identity_report", "measure",
+    "operating_point", "verification_report",
 ]  # fmt: skip
 
 HELD_OUT_IMAGES = 5
@@ -195,10 +195,10 @@ def groups_report(spec: NetworkSpec, cases: Cases, groups: Mapping[str, np.ndarr
 def identity_report(cases: Cases, identities: Sequence[str] | None = None) -> dict[str, Any]:
     """Who is it? Top 1 and top 5 on five held-out pictures per person, and by what ``method``.
 
-    With the identity layer where there is one and its classes are known: all pictures here are held out, and at most
-    five per person count. Otherwise by the nearest mean of embeddings: of everyone with more than five pictures here
-    five are asked for, and the mean of the others is what is known of the person; nobody needs to have been trained
-    on.
+    With the identity layer where there is one, its classes are known and some of them are here: all pictures here are
+    held out, and at most five per person count. Otherwise by the nearest mean of embeddings: of everyone with more than
+    five pictures here five are asked for, and the mean of the others is what is known of the person; nobody needs to
+    have been trained on.
 
     Args:
         cases: with embedding, or with identity.
@@ -208,8 +208,9 @@ def identity_report(cases: Cases, identities: Sequence[str] | None = None) -> di
         place = {person: i for i, person in enumerate(identities)}
         truth = np.array([place.get(person, UNKNOWN) for person in cases.people])
         kept = protocols.first_of_each(np.where(truth == UNKNOWN, "", cases.people), HELD_OUT_IMAGES)
-        report = protocols.identification(cases.identity[kept], truth[kept])
-        return {"method": "identity layer", **report}
+        if kept.any():  # in sets that were split by people, nobody here is known to the layer
+            report = protocols.identification(cases.identity[kept], truth[kept])
+            return {"method": "identity layer", **report}
     if cases.embedding is None:
         return {
             "method": "none",
@@ -222,6 +223,19 @@ def identity_report(cases: Cases, identities: Sequence[str] | None = None) -> di
         "method": "nearest mean of embeddings",
         **protocols.identification(*protocols.nearest_mean(cases.embedding.astype(np.float64), cases.people, held)),
     }
+
+
+def check_complete(pairs: Pairs, files: Sequence[str]) -> None:
+    """Raises ValueError where a picture of the pairs is not among the files of any split."""
+    rows = pairs.rows(files)
+    missing = (rows == -1).any(1)
+    if missing.any():
+        names = sorted({name for pair, row in zip(zip(pairs.a, pairs.b, strict=True), rows, strict=True)
+                        for name, i in zip(pair, row, strict=True) if i == -1})  # fmt: skip
+        raise ValueError(
+            f"pairs: {len(names)} pictures of {int(missing.sum())} of the {len(pairs)} pairs are in no set: "
+            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}; --allow-missing leaves these pairs out"
+        )
 
 
 def verification_report(sets: Sequence[Cases], pairs: Pairs, allow_missing: bool = False) -> dict[str, Any]:
@@ -239,15 +253,11 @@ def verification_report(sets: Sequence[Cases], pairs: Pairs, allow_missing: bool
     """
     sets = [cases for cases in sets if cases.embedding is not None]
     inside = [file for cases in sets for file in cases.files]
-    rows = pairs.rows(inside + [file for cases in sets for file in cases.outside])
+    files = inside + [file for cases in sets for file in cases.outside]
+    if not allow_missing:
+        check_complete(pairs, files)
+    rows = pairs.rows(files)
     missing = (rows == -1).any(1)
-    if missing.any() and not allow_missing:
-        names = sorted({name for pair, row in zip(zip(pairs.a, pairs.b, strict=True), rows, strict=True)
-                        for name, i in zip(pair, row, strict=True) if i == -1})  # fmt: skip
-        raise ValueError(
-            f"pairs: {len(names)} pictures of {int(missing.sum())} of the {len(pairs)} pairs are in no set: "
-            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}; --allow-missing leaves these pairs out"
-        )
     elsewhere = ~missing & (rows >= len(inside)).any(1)
     use = ~missing & ~elsewhere
     if not use.any():

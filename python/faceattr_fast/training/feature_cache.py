@@ -196,6 +196,11 @@ def _compute(
         )
         for name, value in shapes.items()
     }
+    if not done and hasattr(os, "posix_fallocate"):
+        # A full disk is to be met here: writing to a mapped file for which there is no room kills the process.
+        for name in arrays:
+            with (part / f"{name}.npy").open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     for step, start in enumerate(range(done, copies * count, _BATCH), start=1):
         numbers = np.arange(start, min(start + _BATCH, copies * count))
         which, row = np.divmod(numbers, count)

@@ -6,6 +6,7 @@ as one that was not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..reference.model import Head
 from .augment import Jitter
 from .checkpoint import TrainingRun, load_checkpoint, save_checkpoint, write_log
@@ -96,6 +98,7 @@ def train_head(
 
     Raises:
         ValueError: the checkpoint is of another run.
+        TrainingError: the loss is not finite. The last checkpoint stays.
     """
     run = run or TrainingRun()
     factors = np.ones(data.head.classes, np.float32) if factors is None else factors
@@ -123,11 +126,15 @@ def train_head(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate_at(step)
         loss = head_loss(module(features.gather(chosen, copies)), targets, data.head.kind, trained, weight)
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(
+                f"the loss of {data.head.name!r} at {data.head.branch} is {value} at step {step + 1}: lower the rate"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), 5.0)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(value)
         step += 1
         if step % _LOG_EVERY == 0 or step == recipe.steps:
             log.append((step, recipe.rate_at(step - 1), float(np.mean(losses))))

@@ -134,14 +134,15 @@ class PackedFaces:
         """
         advice: dict[str, Any] = self.info.get("training", {})
         smoothing = advice.get("smoothing", 0.05) if smoothing is None else smoothing
-        trust = advice.get("trust", {}) if trust is None else trust
-        balance = advice.get("balance", {}) if balance is None else balance
+        known = {*self.info["classes"], "subject"}  # advice for the source as a whole: this set may lack some labels
+        trust = {k: v for k, v in advice.get("trust", {}).items() if k in known} if trust is None else trust
+        balance = {k: v for k, v in advice.get("balance", {}).items() if k in known} if balance is None else balance
         zoom = tuple(advice.get("zoom", (1.0, 1.0))) if zoom is None else zoom
         age_spread = advice.get("age_spread", AGE_SPREAD) if age_spread is None else age_spread
         train = tuple(train)
         if unknown := set(train) - set(SPLITS):
             raise ValueError(f"train: expected some of {SPLITS}, got {sorted(unknown)}")
-        if unknown := (set(trust) | set(balance)) - {*self.info["classes"], "subject"}:
+        if unknown := (set(trust) | set(balance)) - known:
             raise ValueError(f"{self.folder} has the labels {sorted(self.info['classes'])}, not {sorted(unknown)}")
         training = np.isin(self.split, train)
         weights = np.ones(len(self))

@@ -143,7 +143,9 @@ class PackedWriter:
     def __enter__(self) -> PackedWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # perhaps in the middle of a commit, which must not begin again after its first part
+            self._waiting.clear()
         self.close()
 
     def close(self) -> None:

@@ -185,7 +185,7 @@ class _Ground:
                 f"{cell}: {len(rows)} faces to train on and {len(test)} to test on: give more, or fewer folds"
             )
         seed = (search.seed * 1009 + cell.fold) % _LAST_SEED  # another start in every fold: its chance is measured too
-        checkpoint = _path(search.out, cell).with_suffix(".checkpoint")
+        checkpoint = _path(search, cell).with_suffix(".checkpoint")
         checkpoint.parent.mkdir(exist_ok=True)
         factors = class_weights(data, train, search.recipe.class_weights)
         module = train_head(
@@ -196,7 +196,7 @@ class _Ground:
         scores = data.scores(predict_head(module, features.subset(self.number[test])), test)
         if np.isnan(scores).all():
             raise ValueError(f"{cell}: nobody knows the right class of a single face of this fold")
-        path = _path(search.out, cell)
+        path = _path(search, cell)
         partial = path.with_suffix(".part")
         with partial.open("wb") as file:
             np.savez(file, rows=test, scores=scores, trained_on=len(rows))
@@ -204,8 +204,10 @@ class _Ground:
         checkpoint.unlink(missing_ok=True)
 
 
-def _path(out: Path, cell: Cell) -> Path:
-    return out / "cells" / f"{cell}.npz"
+def _path(search: Search, cell: Cell) -> Path:
+    """Shares of right yes and no answers are no accuracies: cells of a sigmoid head have names of their own."""
+    kind = "" if search.heads[cell.head] == "softmax" else f"-{search.heads[cell.head]}"
+    return search.out / "cells" / f"{cell}{kind}.npz"
 
 
 def run_search(
@@ -245,7 +247,8 @@ def run_search(
     ground = _Ground(search)
     _check_settings(search.out, ground.settings())
     cells = [Cell(*key) for key in product(search.heads, ground.branches, range(search.folds))]
-    waiting = [cell for cell in cells if not _path(search.out, cell).exists()]
+    waiting = [cell for cell in cells if not _path(search, cell).exists()]
+    _warn_of_known_labels(ground, report)
     report(f"{int(ground.wanted.sum())} faces, {len(cells)} cells, {len(cells) - len(waiting)} of them done")
     folders = {}
     if waiting:
@@ -257,11 +260,23 @@ def run_search(
         done += 1
         if progress is not None:
             progress(done, len(cells))
-    grid = _read_grid(search.out, cells, ground.branches, search.folds)
+    grid = _read_grid(search, cells, ground.branches)
     heads = {head.name: head for head in ground.weights.spec.heads}
     for choice in grid.choices():
         heads[choice.head] = replace(ground.data[choice.head].head, branch=choice.branch)
     return grid, replace(ground.weights.spec, heads=tuple(heads.values()))
+
+
+def _warn_of_known_labels(ground: _Ground, report: Callable[[str], None]) -> None:
+    """The base may have learned the searched labels from the very faces of the folds: every figure would flatter."""
+    trained_on = ground.weights.metadata.get("trained_on")
+    names = {packed.info["name"] for packed in ground.faces.packed}
+    for entry in trained_on if isinstance(trained_on, list) and "train" in ground.search.splits else ():
+        if entry.get("name") in names and (known := sorted(set(entry.get("labels", ())) & set(ground.search.heads))):
+            report(
+                f"note: the base has learned {', '.join(known)} from {entry['name']}'s training faces: figures on "
+                "these faces flatter; --splits validation leaves them out"
+            )
 
 
 def _run_cells(
@@ -370,11 +385,10 @@ def _check_settings(out: Path, wanted: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds a search with other settings ({', '.join(differ)}): give another folder")
 
 
-def _read_grid(out: Path, cells: Sequence[Cell], branches: tuple[str, ...], folds: int) -> DepthGrid:
+def _read_grid(search: Search, cells: Sequence[Cell], branches: tuple[str, ...]) -> DepthGrid:
     accuracy: dict[tuple[str, str], np.ndarray] = {}
     for cell in cells:
-        with np.load(_path(out, cell)) as file:
-            accuracy.setdefault((cell.head, cell.branch), np.full(folds, np.nan))[cell.fold] = np.nanmean(
-                file["scores"]
-            )
-    return DepthGrid(branches, accuracy)
+        with np.load(_path(search, cell)) as file:
+            folds = accuracy.setdefault((cell.head, cell.branch), np.full(search.folds, np.nan))
+            folds[cell.fold] = np.nanmean(file["scores"])
+    return DepthGrid(branches, accuracy, tuple(head for head, kind in search.heads.items() if kind == "sigmoid"))

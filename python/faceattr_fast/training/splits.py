@@ -123,7 +123,8 @@ def assign(groups: np.ndarray, sizes: Mapping[str, int], rest: str, seed: int = 
 
     Args:
         groups: [N].
-        sizes: split → about how many items, at most; taken in this order from the groups in random order.
+        sizes: split → about how many items, at most; taken in this order from the groups in random order. Where the
+            next group is larger than that, one of the smallest that are left, so that no split is empty.
         rest: the split of all others.
         seed: of the order.
     """
@@ -133,6 +134,9 @@ def assign(groups: np.ndarray, sizes: Mapping[str, int], rest: str, seed: int = 
     chosen = np.full(len(names), rest, dtype=f"U{max(map(len, [rest, *sizes]))}")
     start = 0
     for split, size in sizes.items():
-        chosen[order[(filled > start) & (filled <= start + size)]] = split
+        chosen[order[(filled > start) & (filled <= start + size) & (chosen[order] == rest)]] = split
+        left = order[chosen[order] == rest][::-1]  # from the far end, where other splits do not reach
+        if size > 0 and split not in chosen and len(left) > 1:
+            chosen[left[np.bincount(members)[left].argmin()]] = split
         start += size
     return chosen[members]

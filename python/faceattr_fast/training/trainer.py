@@ -15,22 +15,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import TrainingError
 from .batches import BaseData, Batch, batches_of
 from .checkpoint import TrainingRun, load_checkpoint, save_checkpoint, write_log
 from .learner import Learner
 from .parallel import Processes
 from .recipes import Recipe
 
-__all__ = ["History", "Line", "TrainingError", "train"]
+__all__ = ["History", "Line", "train"]
 
 _LOG_EVERY = 50  # steps of one line of the log
 
 Line = dict[str, Any]
 """Of the log: step, side of the crops, rate, images so far, and the mean of each loss since the line before."""
-
-
-class TrainingError(RuntimeError):
-    """A run cannot go on: its numbers are not finite any more."""
 
 
 @dataclass
@@ -88,7 +85,8 @@ def train(
     learner.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     loop = _Loop(learner, recipe, processes, micro_batch)
     history = History()
-    if (state := load_checkpoint(run.checkpoint, run.depends)) is not None:
+    # The leader speaks for all: times of copied files and numbers of threads may differ from machine to machine.
+    if (state := load_checkpoint(run.checkpoint, run.depends if processes.leads else None)) is not None:
         history = loop.resume(state)
     processes.wait()  # nobody writes what another still reads
     steps = range(history.step, recipe.steps)

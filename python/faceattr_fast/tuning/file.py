@@ -133,11 +133,12 @@ def read_tunings(path: Path) -> Json:
         document: Json = json.loads(path.read_bytes())
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']!r}, expected {_FORMAT}")
+        version = _version()
         for tuning in document["tunings"]:
             for convolutions in tuning["dtypes"].values():
                 for name, entry in convolutions.items():
                     # What another version can do is its own business.
-                    if tuning["version"] == _version() and entry["algorithm"] not in _ALGORITHMS:
+                    if tuning["version"] == version and entry["algorithm"] not in _ALGORITHMS:
                         raise ValueError(f"unknown algorithm {entry['algorithm']!r} for {name!r}")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = str(error) if isinstance(error, ValueError) else f"it has another structure ({error!r})"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...cli.paths import SUFFIXES
+from ...photo.image import is_picture
 from ..tables import DataError
 from .record import Record, Source, picture_file
 from .values import read_values
@@ -55,5 +55,5 @@ def _pictures(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if is_picture(name):
                 yield Path(parent, name)
