@@ -48,7 +48,7 @@ def _purpose(log: Log) -> str:
 
 The network of "Deep Architectures for Face Attributes" (Baumgartner & Culpepper, 2016) as this package reconstructs it,
 without an identity layer: one trunk, a 320-d embedding, and heads for gender (2 classes), age (14), emotion (7) and
-ethnicity (9, of which 4 are trained). {log["training"]["parameters"]:,} parameters, stored as float16.
+ethnicity (9, of which 4 are trained). {log["parameters"]:,} parameters, stored as float16.
 Version {log["version"]}.
 
 **Licence of the weights: trained on research-only data, for research and demonstration, not for commercial use.** The
@@ -114,8 +114,8 @@ are few, so the base learned from the attributes too: every head's loss and that
 face giving loss only for the labels it has. Age targets are a bell over neighbouring bins, emotion targets the shares
 of votes. Crops follow the rule in the file (`crop`): similarity to five points in 224 px, border replicated; training
 moves, turns, scales, flips, recolours, blurs and greys them. At the end the embedding was turned by a linear map that
-whitens what varies within a person (measured on training people; the inverse went into the gender and ethnicity
-layers, so that attributes are unchanged), which helps verification.{_relearned(log)}"""
+whitens what varies within a person (measured on training people; the inverse went into every layer that reads the
+embedding, so that attributes are unchanged), which helps verification.{_relearned(log)}"""
 
 
 def _history(log: Log) -> str:
@@ -154,7 +154,7 @@ def _relearned(log: Log) -> str:
     return f"""
 
 Heads were also learned anew on the finished trunk, which stayed as it was, at the branch points that a depth search
-found (`docs/training.md`). Accuracy on the held-out faces:
+found (`docs/training.md`). Accuracy on the held-out faces, which were looked at to choose what ships:
 
 | head | trained with the trunk, at | | learned anew, at | | shipped |
 |---|---|---|---|---|---|

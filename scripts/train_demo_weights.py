@@ -222,12 +222,16 @@ def main(argv: list[str] | None = None) -> None:
         earlier = json.loads(arguments.before.read_text(encoding="utf-8"))["training"]
         figures["before"] = {key: value for key, value in earlier.items() if key != "log"}
     options = ["--threads", arguments.threads, "--seed", arguments.seed, "--cache", arguments.cache / "features"]
+    for name in ("smoothing", "age_spread"):  # heads learn anew from the same targets
+        if training.get(name) is not None:
+            options += [f"--{name.replace('_', '-')}", training[name]]
     trained, figures["learned anew"] = relearn(trained, arguments.relearn, arguments.keep, arguments.cache, options)
     print("measuring on faces that training never saw", flush=True)
     shipped = rounded(reference.load(trained))
     figures |= measure(shipped, utkface, lfw, ferplus, arguments.data / "lfw" / "pairs.csv")
     print("making scales for int8", flush=True)
     says = read_weights(trained).metadata | {"version": VERSION, "licence": LICENCE, "accuracy": accuracy_of(figures)}
+    figures["parameters"] = shipped.spec.count().parameters
     weights = Weights(shipped.spec, tensors_of(shipped), says)
     weights, figures["int8 on utkface"] = int8_scales(weights, utkface, lfw, arguments.seed, arguments.threads)
     log = arguments.out.with_suffix(".json")
