@@ -110,8 +110,8 @@ def _training(log: Log) -> str:
 {_history(log)}
 
 The paper trains the base network on identities alone, then each head on its own from a frozen trunk. Here identities
-are few, so the base learned from the attributes too: every head's loss and that of the identities reach the trunk, a
-face giving loss only for the labels it has. Age targets are a bell over neighbouring bins, emotion targets the shares
+are few, so the base learned from the attributes too (`docs/training.md` compares): every head's loss and that of the
+identities reach the trunk, a face giving loss only for the labels it has. Age targets are a bell over neighbouring bins, emotion targets the shares
 of votes. Crops follow the rule in the file (`crop`): similarity to five points in 224 px, border replicated; training
 moves, turns, scales, flips, recolours, blurs and greys them. At the end the embedding was turned by a linear map that
 whitens what varies within a person (measured on training people; the inverse went into every layer that reads the
@@ -121,8 +121,10 @@ embedding, so that attributes are unchanged), which helps verification.{_relearn
 def _history(log: Log) -> str:
     """How the run went."""
     training = log["training"]
-    start = training["origin"]["start"]
-    begin = "from random weights" if start == "random" else f"from the weights file `{start}`, {_before(log)}"
+    origin = training["origin"]
+    version = origin.get("says", {}).get("version")
+    file = f"version {version} of these weights" if version else f"the weights file `{origin['start']}`"
+    begin = "from random weights" if origin["start"] == "random" else f"from {file}, {_before(log)}"
     sizes = [line["size"] for line in training["log"]]
     threads = _count(training["threads"] * training["processes"], f"{training['device'].upper()} thread")
     on = f"on {threads}" if training["device"] == "cpu" else f"on {_count(training['processes'], 'GPU')}"
