@@ -111,11 +111,12 @@ def _training(log: Log) -> str:
 
 The paper trains the base network on identities alone, then each head on its own from a frozen trunk. Here identities
 are few, so the base learned from the attributes too (`docs/training.md` compares): every head's loss and that of the
-identities reach the trunk, a face giving loss only for the labels it has. Age targets are a bell over neighbouring bins, emotion targets the shares
-of votes. Crops follow the rule in the file (`crop`): similarity to five points in 224 px, border replicated; training
-moves, turns, scales, flips, recolours, blurs and greys them. At the end the embedding was turned by a linear map that
-whitens what varies within a person (measured on training people; the inverse went into every layer that reads the
-embedding, so that attributes are unchanged), which helps verification.{_relearned(log)}"""
+identities reach the trunk, a face giving loss only for the labels it has. Age targets are a bell over neighbouring
+bins, emotion targets the shares of votes. Crops follow the rule in the file (`crop`): similarity to five points in
+224 px, border replicated; training moves, turns, scales, flips, recolours, blurs and greys them. At the end the
+embedding was turned by a linear map that whitens what varies within a person (measured on training people; the
+inverse went into every layer that reads the embedding, so that attributes are unchanged), which helps
+verification.{_relearned(log)}"""
 
 
 def _history(log: Log) -> str:

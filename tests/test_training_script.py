@@ -168,3 +168,7 @@ def test_shipped_weights_say_what_they_are():
     card = (shipped_weights().parent / "MODEL_CARD.md").read_text(encoding="utf-8")
     for figure in ("gender", "ethnicity", "emotion"):
         assert f"{100 * weights.metadata['accuracy'][figure]['value']:.1f} %" in card
+    log = json.loads((Path(__file__).parents[1] / "docs" / "demo_weights.json").read_text(encoding="utf-8"))
+    assert log["version"] == weights.metadata["version"]
+    assert log["parameters"] == weights.spec.count().parameters
+    assert load_script("model_card").model_card(log) == card
