@@ -55,7 +55,7 @@ def test_shipped_network_agrees_with_the_reference():
 def test_figures_are_well_above_chance():
     accuracy = faf.FastForward.load(faf.shipped_weights()).metadata["accuracy"]
     assert accuracy["gender"]["value"] >= 0.85  # of two, a third of the faces are children
-    assert accuracy["ethnicity"]["value"] > 0.75  # of four classes
-    assert accuracy["emotion"]["value"] > 0.55  # of seven
-    assert accuracy["age"]["value"] > 0.45  # of fourteen
-    assert accuracy["verification"]["value"] > 0.75  # of two
+    assert accuracy["ethnicity"]["value"] >= 0.82  # of four classes
+    assert accuracy["emotion"]["value"] >= 0.62  # of seven
+    assert accuracy["age"]["value"] >= 0.55  # of fourteen
+    assert accuracy["verification"]["value"] >= 0.80  # of two
