@@ -143,9 +143,7 @@ class PackedWriter:
     def __enter__(self) -> PackedWriter:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:  # perhaps in the middle of a commit, which must not begin again after its first part
-            self._waiting.clear()
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -174,16 +172,16 @@ class PackedWriter:
 
     def _commit(self) -> None:
         """Crops first: a line of the journal says that its crop is there."""
-        for _, crop in self._waiting:
+        waiting, self._waiting = self._waiting, []  # an interrupted commit does not begin anew
+        for _, crop in waiting:
             if crop is not None:
                 self._crops.write(np.ascontiguousarray(crop).data)
         _sync(self._crops)
-        for entry, _ in self._waiting:
+        for entry, _ in waiting:
             known = {name: value for name, value in asdict(entry).items() if value not in ("", {}, UNKNOWN)}
             plain = {"file": entry.file, "reason": entry.reason, **known}
             self._journal.write(json.dumps(plain).encode() + b"\n")
         _sync(self._journal)
-        self._waiting.clear()
 
     def entries(self) -> Iterator[Entry]:
         """Everything written so far, skipped pictures too, one at a time."""
