@@ -284,7 +284,7 @@ def test_class_weights_and_targets(faces):
         (["--head", "ramp", "--spec", "no-such.json"], "no-such.json"),
         (
             ["--head", "ramp", "--branch", "fc", "--rate", "1e30", "--steps", "9"],
-            "the loss of 'ramp' at fc is .* at step",
+            "of 'ramp' at fc: the loss is .* a lower rate may help",
         ),
     ],
 )

@@ -190,7 +190,7 @@ def _metadata(weights: Weights, faces: Faces, train: np.ndarray, figures: dict[s
     """What the base says of itself, but for what the new head changes."""
     metadata = {key: value for key, value in weights.metadata.items() if key != "int8"}  # scales of other layers
     name = figures["head"]
-    if name in (thresholds := metadata.get("thresholds", {})):  # chosen on the head that is replaced
+    if isinstance(thresholds := metadata.get("thresholds"), dict):  # chosen on the head that is replaced
         metadata["thresholds"] = {head: entry for head, entry in thresholds.items() if head != name}
     metadata["licence"] = joined_terms(weights.metadata, faces, train)
     labels = {source.packed.info["name"]: [name] for source in faces.sources(train)}

@@ -98,7 +98,7 @@ def train_head(
 
     Raises:
         ValueError: the checkpoint is of another run.
-        TrainingError: the loss is not finite. The last checkpoint stays.
+        TrainingError: the loss or its gradient is not finite. The last checkpoint stays.
     """
     run = run or TrainingRun()
     factors = np.ones(data.head.classes, np.float32) if factors is None else factors
@@ -126,13 +126,15 @@ def train_head(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate_at(step)
         loss = head_loss(module(features.gather(chosen, copies)), targets, data.head.kind, trained, weight)
-        if not math.isfinite(value := loss.item()):
-            raise TrainingError(
-                f"the loss of {data.head.name!r} at {data.head.branch} is {value} at step {step + 1}: lower the rate"
-            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(module.parameters(), 5.0)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), 5.0).item()
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(norm)):  # before it reaches the weights, or a checkpoint of them
+            raise TrainingError(
+                f"step {step + 1} of {data.head.name!r} at {data.head.branch}: the loss is {value}, its gradient "
+                f"{norm} long; a lower rate may help"
+            )
         optimiser.step()
         losses.append(value)
         step += 1
