@@ -133,7 +133,14 @@ def _history(log: Log) -> str:
         f"All heads at once, {begin}: {training['images']:,} crops in {training['steps']:,} steps, at "
         f"{_list(f'{size}' for size in sorted(set(sizes)))} px, {sizes[-1]} px last; {training['minutes']:.0f} minutes "
         f"{on}. `scripts/train_demo_weights.py` makes such a file; the recipe is in the file (`training`)."
+        f"{_age_targets(training)}"
     )
+
+
+def _age_targets(training: Log) -> str:
+    """How soft the targets of ages were, where the run was told."""
+    spread = training.get("age_spread")
+    return "" if spread is None else f" Targets of ages were bells of σ = 0.5 + {spread} · years (`--age-spread`)."
 
 
 def _before(log: Log) -> str:

@@ -117,9 +117,11 @@ def test_the_history(card, log):
     assert "from the weights file `old.safetensors`, whose own training is not counted here" in text
     assert "62 minutes on 2 GPUs" in text
     log["training"]["origin"]["says"] = {"version": "6"}
+    log["training"]["age_spread"] = 0.03
     log["before"] = {"images": 5000, "steps": 100}
     text = flat(card.model_card(log))
     assert "from version 6 of these weights, which had seen 5,000 crops of the same sets in 100 steps: 98,765" in text
+    assert "bells of σ = 0.5 + 0.03 · years" in text
 
 
 def test_paragraphs_are_filled_and_tables_are_not(card, log):
