@@ -5,7 +5,7 @@ set(FACEATTR_ISA_avx2 -mavx2 -mfma -mf16c)
 set(FACEATTR_ISA_avx512 ${FACEATTR_ISA_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # GCC before 13 takes the undefined operand inside its own _mm512_max_ps for a mistake of ours.
-  list(APPEND FACEATTR_ISA_avx512 -Wno-maybe-uninitialized)
+  list(APPEND FACEATTR_ISA_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
 endif()
 
 set(FACEATTR_ISA_avx512bf16 ${FACEATTR_ISA_avx512} -mavx512bf16)
@@ -24,7 +24,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND CMAKE_CXX_COMPILER_ID 
   list(APPEND FACEATTR_ISA_scalar -fno-schedule-insns)
 endif()
 
-set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv quantize narrow_winograd winograd shifted_means linear stem)
+set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv quantize narrow_winograd winograd shifted_means linear stem
+  stem_conv)
 
 # Adds one object library per instruction set and lists them in `objects`.
 function(faceattr_add_kernels objects)

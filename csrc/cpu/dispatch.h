@@ -11,6 +11,7 @@
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
+#include "cpu/kernels/stem_conv/stem_conv.h"
 #include "cpu/kernels/winograd/winograd.h"
 
 namespace faceattr::cpu {
@@ -29,6 +30,9 @@ struct KernelLists {
   std::vector<Candidate<QuantizedWinogradKernel>> QuantizedWinograd;
   std::vector<Candidate<Bfloat16ConvKernel>> Bfloat16Conv;
   std::vector<Candidate<Bfloat16WinogradKernel>> Bfloat16Winograd;
+  std::vector<Candidate<FloatStemKernel>> FloatStem;
+  std::vector<Candidate<PairStemKernel>> PairStem;
+  std::vector<Candidate<Bfloat16StemKernel>> Bfloat16Stem;
   std::vector<Candidate<QuantizeKernel>> Quantize;
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
   std::vector<Candidate<LinearKernel>> Linear;

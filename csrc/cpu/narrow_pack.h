@@ -29,10 +29,10 @@ inline NarrowRun aligned(const Segment& s) {
 // of 16 bits, or fours of 8 for kernels that read such.
 class GroupPacker {
  public:
-  GroupPacker(int out_channels, std::int64_t k, const NarrowConvKernel& kernel)
+  GroupPacker(int out_channels, std::int64_t k, int width, int value_bytes)
       : k_(k),
-        width_(kernel.panel),
-        group_(static_cast<int>(sizeof(float)) / kernel.value_bytes),
+        width_(width),
+        group_(static_cast<int>(sizeof(float)) / value_bytes),
         packed_(static_cast<std::size_t>(panel_count(out_channels, width_) * ((k + group_ - 1) / group_) * width_)) {
     std::fill_n(packed_.data(), packed_.size(), 0.0f);
   }

@@ -24,18 +24,13 @@ AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
 const std::int32_t* words(const AlignedBuffer& buffer) { return reinterpret_cast<const std::int32_t*>(buffer.data()); }
 
 template <class Phase>
-NarrowWeights quantized(const Phase& phase, const NarrowConvKernel& kernel) {
-  return {&kernel, {phase.weight.begin(), phase.weight.end()}, phase.bias, phase.multiplier};
-}
-
-NarrowWeights quantized(const QuantizedConvPhase& phase, const Layout& layout) {
-  return quantized(phase, best(kernel_lists().QuantizedConv, layout.features));
+NarrowWeights quantized(const Phase& phase) {
+  return {{phase.weight.begin(), phase.weight.end()}, phase.bias, phase.multiplier};
 }
 
 template <class Phase>
-NarrowWeights bfloat16(const Phase& phase, const Layout& layout) {
+NarrowWeights bfloat16(const Phase& phase) {
   NarrowWeights numbers;
-  numbers.kernel = &best(kernel_lists().Bfloat16Conv, layout.features);
   for (float weight : phase.weight) numbers.weight.push_back(to_bfloat16(weight));
   numbers.bias.resize(phase.bias.size());
   std::memcpy(numbers.bias.data(), phase.bias.data(), phase.bias.size() * sizeof(float));
@@ -51,7 +46,7 @@ StemPhase for_integers(StemPhase phase, const Plan& plan) {
 }  // namespace
 
 NarrowConvRunner::NarrowConvRunner(const QuantizedConvPhase& phase, const Layout& layout)
-    : NarrowConvRunner(phase, quantized(phase, layout), layout) {
+    : NarrowConvRunner(phase, best(kernel_lists().QuantizedConv, layout.features), quantized(phase), layout) {
   if (phase.copy >= 0) {
     inverse_ = pack_bias(phase.inverse, kernel_->panel);
     args_.store.inverse = inverse_.data();
@@ -59,11 +54,12 @@ NarrowConvRunner::NarrowConvRunner(const QuantizedConvPhase& phase, const Layout
 }
 
 NarrowConvRunner::NarrowConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
-    : NarrowConvRunner(phase, bfloat16(phase, layout), layout) {}
+    : NarrowConvRunner(phase, best(kernel_lists().Bfloat16Conv, layout.features), bfloat16(phase), layout) {}
 
 template <class Phase>
-NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numbers, const Layout& layout)
-    : kernel_(numbers.kernel), shape_(layout.plan.tensors[phase.dst]) {
+NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowConvKernel& kernel, const NarrowWeights& numbers,
+                                   const Layout& layout)
+    : kernel_(&kernel), shape_(layout.plan.tensors[phase.dst]) {
   const auto& tensors = layout.plan.tensors;
   const auto& maps = layout.memory.maps;
   segments_ = {phase.segments, maps, [](const Segment& s, const MapPlacement& src) {
@@ -72,7 +68,7 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowWeights& numb
                                     read.end - read.begin};
                }};
   segments_.put(args_);
-  GroupPacker packer(shape_.channels, args_.k, *kernel_);
+  GroupPacker packer(shape_.channels, args_.k, kernel_->panel, kernel_->value_bytes);
   std::vector<std::int32_t> bias = numbers.bias;
   const std::int16_t* weight = numbers.weight.data();
   for (int o = 0; o < shape_.channels; ++o) {
@@ -152,20 +148,22 @@ void NarrowConvRunner::run(const ImageMemory& memory, const Team& team) const {
 }
 
 NarrowStemRunner::NarrowStemRunner(const QuantizedStemPhase& phase, const Layout& layout)
-    : NarrowStemRunner(phase.dst, quantized(phase, best(kernel_lists().PairConv, layout.features)), layout) {}
+    : NarrowStemRunner(phase.dst, best(kernel_lists().PairStem, layout.features), quantized(phase), layout) {}
 
 NarrowStemRunner::NarrowStemRunner(const StemPhase& phase, const Layout& layout)
-    : NarrowStemRunner(phase.dst, bfloat16(for_integers(phase, layout.plan), layout), layout) {}
+    : NarrowStemRunner(phase.dst, best(kernel_lists().Bfloat16Stem, layout.features),
+                       bfloat16(for_integers(phase, layout.plan)), layout) {}
 
-NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const Layout& layout)
-    : conv_(numbers.kernel),
+NarrowStemRunner::NarrowStemRunner(int dst, const StemConvKernel& kernel, const NarrowWeights& numbers,
+                                   const Layout& layout)
+    : conv_(&kernel),
       stem_(&best(kernel_lists().Stem, layout.features)),
       size_(layout.plan.pixels),
       channels_(layout.plan.tensors[dst].channels),
       panels_(panel_count(channels_, conv_->panel)),
       shape_(layout.plan.tensors[dst]),
       dst_(layout.memory.maps[dst]) {
-  GroupPacker packer(channels_, kStemTaps * kStemRun, *conv_);
+  GroupPacker packer(channels_, kStemTaps * kStemRun, conv_->panel, sizeof(std::int16_t));
   for (int o = 0; o < channels_; ++o) {
     for (int i = 0; i < kStemTaps * kStemRow; ++i) {
       packer.put(o, i / kStemRow * kStemRun + i % kStemRow, numbers.weight[o * kStemTaps * kStemRow + i]);
@@ -178,17 +176,11 @@ NarrowStemRunner::NarrowStemRunner(int dst, const NarrowWeights& numbers, const 
     mean_.push_back(layout.plan.mean[i % kRgb]);
     doubled_scale_.push_back(2.0f * layout.plan.scale[i % kRgb]);
   }
-  for (int ky = 0; ky < kStemTaps; ++ky) runs_[ky] = ky * strip_pitch(size_);
-  segment_.row_step = 2 * strip_pitch(size_);
-  segment_.column_step = 2 * kRgb;
-  segment_.run_count = kStemTaps;
-  segment_.run_length = kStemRun;
 }
 
 // The last run of the last row ends kRgb - 1 values before the strip does: its one more value is in the strip.
 std::size_t NarrowStemRunner::scratch_floats(int) const {
-  const std::size_t values =
-      strip_input_rows(kStripRows) * strip_pitch(size_) + std::int64_t{2} * (size_ / 2) * channels_;
+  const std::size_t values = strip_input_rows(kStripRows) * strip_pitch(size_);
   return (values + kNarrowPerFloat - 1) / kNarrowPerFloat;
 }
 
@@ -210,41 +202,30 @@ bool NarrowStemRunner::load_strip(const Pixels& pixels, std::int64_t image, int 
 bool NarrowStemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory,
                            const Team& team) const {
   clear_border(dst_, shape_, memory.arena, team);
-  const int width = size_ / 4;
-  const Team::Range rows = team.share(width);
+  const Team::Range rows = team.share(shape_.height);
   std::int16_t* strip = narrow(memory.scratch);
-  std::int16_t* convolved =
-      strip + strip_input_rows(kStripRows) * strip_pitch(size_);  // two rows, pooled while in cache
-  ConvSegment segment = segment_;
-  segment.runs = runs_;
-  NarrowConvArgs args;
-  args.base = strip;
-  args.segments = &segment;
-  args.segment_count = 1;
+  StemConvArgs args;
+  args.pitch = strip_pitch(size_);
   args.weights = weights_.data();
-  args.k = kStemTaps * kStemRun;
+  args.width = shape_.width;
   args.out_channels = channels_;
-  args.out_width = size_ / 2;
   args.store.bias = words(bias_);
   args.store.multiplier = multiplier_.data();
   args.store.relu = true;
-  args.store.narrow = convolved;
-  args.store.narrow_pixel_pitch = channels_;
-  args.store.narrow_row_pitch = static_cast<std::int64_t>(size_ / 2) * channels_;
+  args.store.narrow_pixel_pitch = dst_.pixel_pitch;
   bool finite = true;
   for (int begin = static_cast<int>(rows.begin); begin < rows.end; begin += kStripRows) {
     const int end = std::min(begin + kStripRows, static_cast<int>(rows.end));
     finite &= load_strip(pixels, image, 4 * begin - kStemPad, strip_input_rows(end - begin), strip);
     for (int y = begin; y < end; ++y) {
-      segment.offset = 4 * (y - begin) * strip_pitch(size_);
-      for (int panel = 0; panel < panels_; ++panel) conv_->run(args, 0, 2 * args.out_width, panel);
-      const std::int16_t* below = convolved + args.store.narrow_row_pitch;
+      args.src = strip + 4 * (y - begin) * args.pitch;
       const std::int64_t row = dst_.narrow_interior() + y * dst_.row_pitch;
       if (dst_.value_bytes == 1) {
-        stem_->max_pool_bytes(convolved, below, width, channels_, dst_.pixel_pitch, bytes(memory.arena) + row);
+        args.store.bytes = bytes(memory.arena) + row;
       } else {
-        stem_->max_pool_integers(convolved, below, width, channels_, dst_.pixel_pitch, narrow(memory.arena) + row);
+        args.store.narrow = narrow(memory.arena) + row;
       }
+      for (int panel = 0; panel < panels_; ++panel) conv_->run(args, panel);
     }
   }
   return finite;

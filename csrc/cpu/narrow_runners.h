@@ -12,7 +12,6 @@ namespace faceattr::cpu {
 
 // A convolution's numbers as its kernel wants them, before they are packed.
 struct NarrowWeights {
-  const NarrowConvKernel* kernel;
   std::vector<std::int16_t> weight;  // [oc][K]: integers, or bfloat16
   std::vector<std::int32_t> bias;    // integers, or the bits of floats
   std::vector<float> multiplier;     // empty for bfloat16
@@ -29,15 +28,13 @@ class NarrowStemRunner {
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + multiplier_.size(); }
 
  private:
-  NarrowStemRunner(int dst, const NarrowWeights& numbers, const Layout& layout);
+  NarrowStemRunner(int dst, const StemConvKernel& kernel, const NarrowWeights& numbers, const Layout& layout);
   bool load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows, std::int16_t* strip) const;
 
-  const NarrowConvKernel* conv_;
+  const StemConvKernel* conv_;
   const StemKernel* stem_;
   AlignedBuffer weights_, bias_, multiplier_;
   std::vector<float> mean_, doubled_scale_;  // repeated along a row
-  std::int64_t runs_[7];
-  ConvSegment segment_;
   int size_, channels_, panels_;
   TensorShape shape_;
   MapPlacement dst_;
@@ -59,7 +56,8 @@ class NarrowConvRunner {
 
  private:
   template <class Phase>
-  NarrowConvRunner(const Phase& phase, const NarrowWeights& numbers, const Layout& layout);
+  NarrowConvRunner(const Phase& phase, const NarrowConvKernel& kernel, const NarrowWeights& numbers,
+                   const Layout& layout);
 
   const NarrowConvKernel* kernel_;
   AlignedBuffer weights_, bias_, multiplier_, inverse_;

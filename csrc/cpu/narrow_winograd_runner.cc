@@ -108,7 +108,7 @@ NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowCo
 
   // [panel][filter][K / 2][width][2]: the filters of a panel are packed as panels of their own.
   const int width = products_->panel, filters = form.filters();
-  GroupPacker packer(panels_ * filters * width, channels_, *products_);
+  GroupPacker packer(panels_ * filters * width, channels_, width, products_->value_bytes);
   const std::int16_t* next = weight.data();
   for (int filter = 0; filter < filters; ++filter) {
     for (int o = 0; o < shape_.channels; ++o) {

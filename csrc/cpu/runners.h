@@ -58,12 +58,10 @@ class StemRunner {
  private:
   bool load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows, float* strip) const;
 
-  const SegmentedConvKernel* conv_;
+  const FloatStemKernel* conv_;
   const StemKernel* stem_;
   AlignedBuffer weights_, bias_;
   std::vector<float> mean_, inverse_scale_;  // repeated along a row
-  std::int64_t runs_[7];
-  ConvSegment segment_;
   int size_, channels_, panels_;
   TensorShape shape_;
   MapPlacement dst_;

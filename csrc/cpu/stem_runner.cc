@@ -5,7 +5,7 @@
 
 namespace faceattr::cpu {
 StemRunner::StemRunner(const StemPhase& phase, const Layout& layout)
-    : conv_(&best(kernel_lists().SegmentedConv, layout.features)),
+    : conv_(&best(kernel_lists().FloatStem, layout.features)),
       stem_(&best(kernel_lists().Stem, layout.features)),
       size_(layout.plan.pixels),
       channels_(layout.plan.tensors[phase.dst].channels),
@@ -18,16 +18,9 @@ StemRunner::StemRunner(const StemPhase& phase, const Layout& layout)
     mean_.push_back(layout.plan.mean[i % kRgb]);
     inverse_scale_.push_back(1.0f / layout.plan.scale[i % kRgb]);
   }
-  for (int ky = 0; ky < kStemTaps; ++ky) runs_[ky] = ky * strip_pitch(size_);
-  segment_.row_step = 2 * strip_pitch(size_);
-  segment_.column_step = 2 * kRgb;
-  segment_.run_count = kStemTaps;
-  segment_.run_length = kStemTaps * kRgb;
 }
 
-std::size_t StemRunner::scratch_floats(int) const {
-  return strip_input_rows(kStripRows) * strip_pitch(size_) + static_cast<std::size_t>(2) * (size_ / 2) * channels_;
-}
+std::size_t StemRunner::scratch_floats(int) const { return strip_input_rows(kStripRows) * strip_pitch(size_); }
 
 bool StemRunner::load_strip(const Pixels& pixels, std::int64_t image, int first_row, int rows, float* strip) const {
   return cpu::load_strip(pixels, image, size_, first_row, rows, strip, [&](float* dst, const PixelRow& row) {
@@ -40,35 +33,24 @@ bool StemRunner::load_strip(const Pixels& pixels, std::int64_t image, int first_
 
 bool StemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const {
   clear_border(dst_, shape_, memory.arena, team);
-  const int width = size_ / 4;
-  const Team::Range rows = team.share(width);
+  const Team::Range rows = team.share(shape_.height);
   float* strip = memory.scratch;
-  float* convolved =
-      strip + strip_input_rows(kStripRows) * strip_pitch(size_);  // two rows, pooled while they are in cache
-  ConvSegment segment = segment_;
-  segment.runs = runs_;
-  SegmentedConvArgs args;
-  args.base = strip;
-  args.segments = &segment;
-  args.segment_count = 1;
+  StemConvArgs args;
+  args.pitch = strip_pitch(size_);
   args.weights = weights_.data();
-  args.bias = bias_.data();
-  args.k = kStemTaps * kStemTaps * kRgb;
+  args.width = shape_.width;
   args.out_channels = channels_;
-  args.out_width = size_ / 2;
-  args.relu = true;
-  args.dst = convolved;
-  args.dst_pixel_pitch = channels_;
-  args.dst_row_pitch = static_cast<std::int64_t>(size_ / 2) * channels_;
+  args.store.bias = reinterpret_cast<const std::int32_t*>(bias_.data());
+  args.store.relu = true;
+  args.store.floats_pixel_pitch = dst_.pixel_pitch;
   bool finite = true;
   for (int begin = static_cast<int>(rows.begin); begin < rows.end; begin += kStripRows) {
     const int end = std::min(begin + kStripRows, static_cast<int>(rows.end));
     finite &= load_strip(pixels, image, 4 * begin - kStemPad, strip_input_rows(end - begin), strip);
     for (int y = begin; y < end; ++y) {
-      segment.offset = 4 * (y - begin) * strip_pitch(size_);
-      for (int panel = 0; panel < panels_; ++panel) conv_->run(args, 0, 2 * args.out_width, panel);
-      stem_->max_pool(convolved, convolved + args.dst_row_pitch, width, channels_,
-                      memory.arena + dst_.interior() + y * dst_.row_pitch);
+      args.src = strip + 4 * (y - begin) * args.pitch;
+      args.store.floats = memory.arena + dst_.interior() + y * dst_.row_pitch;
+      for (int panel = 0; panel < panels_; ++panel) conv_->run(args, panel);
     }
   }
   return finite;

@@ -8,7 +8,6 @@
 
 namespace faceattr::cpu {
 
-constexpr int kStemTaps = 7, kStemPad = 3, kRgb = 3;
 // Pooled rows whose input is loaded at once: 8 rows are 37 input rows (5 of them shared with the neighbours), about
 // 100 KiB of floats at 224 pixels: a fifth of a small L2.
 constexpr int kStripRows = 8;

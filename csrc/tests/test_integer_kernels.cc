@@ -1,5 +1,5 @@
 // What lies around the convolutions of integer maps, on every instruction set that this machine can run: pixels as
-// integers, the pool, means. Exact, against plain integers.
+// integers, means. Exact, against plain integers.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -133,35 +133,5 @@ FA_TEST(float_pixels_as_integers) {
         }
       }
     }
-  }
-}
-
-namespace {
-
-// `pool`: one of the kernel's, which writes what `dst` holds.
-template <class Value, class Pool>
-void check_max_pool(const StemKernel& kernel, Pool pool, int low, int high, Value canary) {
-  for (int channels : {1, 3, 8, 21, 32, 40}) {
-    const int width = 5, pitch = (channels + 3) / 4 * 4;
-    const auto rows = integers<std::int16_t>(static_cast<std::size_t>(4) * width * channels, 22, low, high);
-    std::vector<Value> dst(static_cast<std::size_t>(width) * pitch, canary), expected = dst;
-    const int row = 2 * width * channels;
-    pool(rows.data(), rows.data() + row, width, channels, pitch, dst.data());
-    for (int x = 0; x < width; ++x) {
-      for (int c = 0; c < channels; ++c) {
-        const std::int16_t* p = rows.data() + 2 * x * channels + c;
-        expected[x * pitch + c] = static_cast<Value>(std::max({p[0], p[channels], p[row], p[row + channels]}));
-      }
-    }
-    FA_CHECK_MESSAGE(dst == expected, kernel.name);
-  }
-}
-
-}  // namespace
-
-FA_TEST(max_pool_of_integers) {
-  for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
-    check_max_pool(*kernel, kernel->max_pool_integers, -32768, 32767, kIntegerCanary);
-    check_max_pool(*kernel, kernel->max_pool_bytes, 0, 255, kByteCanary);
   }
 }

@@ -217,7 +217,7 @@ FA_TEST(shifted_means) {
   }
 }
 
-FA_TEST(stem_rows_and_pool) {
+FA_TEST(pixels_as_floats) {
   for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
     for (int width : {4, 20, 33}) {
       std::vector<std::uint8_t> row(3 * width);
@@ -250,20 +250,6 @@ FA_TEST(stem_rows_and_pool) {
         }
       }
     }
-    for (int channels : {1, 8, 21, 32}) {
-      const int width = 5;
-      const std::vector<float> rows = values(static_cast<std::size_t>(4) * width * channels, 22, false);
-      std::vector<float> dst(static_cast<std::size_t>(width) * channels + 1, kCanary);
-      const int row = 2 * width * channels;
-      kernel->max_pool(rows.data(), rows.data() + row, width, channels, dst.data());
-      for (int x = 0; x < width; ++x) {
-        for (int c = 0; c < channels; ++c) {
-          const float* p = rows.data() + 2 * x * channels + c;
-          FA_CHECK(dst[x * channels + c] == std::max({p[0], p[channels], p[row], p[row + channels]}));
-        }
-      }
-      FA_CHECK(dst.back() == kCanary);
-    }
   }
 }
 
@@ -274,6 +260,9 @@ FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().Linear.back().features == 0);
   FA_CHECK(kernel_lists().Stem.back().features == 0);
   FA_CHECK(kernel_lists().Winograd.back().features == 0);
+  FA_CHECK(kernel_lists().FloatStem.back().features == 0);
+  FA_CHECK(kernel_lists().PairStem.back().features == 0);
+  FA_CHECK(kernel_lists().Bfloat16Stem.back().features == 0);
   FA_CHECK(kernel_lists().Bfloat16Winograd.back().features == 0);
   FA_CHECK(&best(kernel_lists().Linear, 0) == kernel_lists().Linear.back().kernel);
 }

@@ -23,14 +23,21 @@ struct Avx2Bfloat16 {
   static Avx2Bfloat16 zero() { return {_mm256_setzero_si256()}; }
   static Avx2Bfloat16 load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
   void store(std::int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  static Avx2Bfloat16 broadcast_pair(const std::int16_t* p) {
-    std::int32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {_mm256_set1_epi32(pair)};
+  // sums[j] += pair.low * w[j].low, then += pair.high * w[j].high.
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(Avx2Bfloat16 (&sums)[kVectors], const std::int16_t* pair,
+                                                         const Avx2Bfloat16 (&w)[kVectors]) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const Avx2Bfloat16 x = {_mm256_set1_epi32(bits)};
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      const __m256 low = _mm256_fmadd_ps(x.low(), w[j].low(), _mm256_castsi256_ps(sums[j].v));
+      sums[j].v = _mm256_castps_si256(_mm256_fmadd_ps(x.high(), w[j].high(), low));
+    }
   }
-  void add_products(Avx2Bfloat16 a, Avx2Bfloat16 b) {
-    const __m256 low = _mm256_fmadd_ps(a.low(), b.low(), _mm256_castsi256_ps(v));
-    v = _mm256_castps_si256(_mm256_fmadd_ps(a.high(), b.high(), low));
+  Avx2Bfloat16 max(Avx2Bfloat16 o) const {
+    return {_mm256_castps_si256(_mm256_max_ps(_mm256_castsi256_ps(v), _mm256_castsi256_ps(o.v)))};
   }
   // *this + bias; `to` says where it is.
   template <class Store>

@@ -23,18 +23,23 @@ struct Avx512Bfloat16 {
   static Avx512Bfloat16 zero() { return {_mm512_setzero_si512()}; }
   static Avx512Bfloat16 load(const void* p) { return {_mm512_loadu_si512(p)}; }
   void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
-  static Avx512Bfloat16 broadcast_pair(const std::int16_t* p) {
-    std::int32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {_mm512_set1_epi32(pair)};
-  }
-  void add_products(Avx512Bfloat16 a, Avx512Bfloat16 b) {
 #if defined(__AVX512BF16__)
-    v = _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(v), (__m512bh)a.v, (__m512bh)b.v));
+  static void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair, const Avx512Bfloat16 (&w)[2]) {
+    FA_ADD_BROADCAST_PRODUCTS("vdpbf16ps", pair, w[0].v, w[1].v, sums[0].v, sums[1].v);
+  }
 #else
-    const __m512 low = _mm512_fmadd_ps(a.low(), b.low(), _mm512_castsi512_ps(v));
-    v = _mm512_castps_si512(_mm512_fmadd_ps(a.high(), b.high(), low));
+  static void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair, const Avx512Bfloat16 (&w)[2]) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const Avx512Bfloat16 x = {_mm512_set1_epi32(bits)};
+    for (int j = 0; j < 2; ++j) {
+      const __m512 low = _mm512_fmadd_ps(x.low(), w[j].low(), _mm512_castsi512_ps(sums[j].v));
+      sums[j].v = _mm512_castps_si512(_mm512_fmadd_ps(x.high(), w[j].high(), low));
+    }
+  }
 #endif
+  Avx512Bfloat16 max(Avx512Bfloat16 o) const {
+    return {_mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(v), _mm512_castsi512_ps(o.v)))};
   }
   // *this + bias; `to` says where it is.
   template <class Store>

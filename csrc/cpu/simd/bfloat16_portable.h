@@ -27,18 +27,22 @@ struct PortableBfloat16 {
     return r;
   }
   void store(std::int32_t* p) const { std::memcpy(p, &v, sizeof v); }
-  static PortableBfloat16 broadcast_pair(const std::int16_t* p) {
-    std::uint32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {Bits{} + pair};
+  // sums[j] += pair.low * w[j].low, then += pair.high * w[j].high, in float32, lane by lane.
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(PortableBfloat16 (&sums)[kVectors], const std::int16_t* pair,
+                                                         const PortableBfloat16 (&w)[kVectors]) {
+    std::uint32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const Bits x = Bits{} + bits;
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      Float sum = of(sums[j].v);
+      sum.add_product(of(x << 16), of(w[j].v << 16));
+      sum.add_product(of(x & 0xffff0000u), of(w[j].v & 0xffff0000u));
+      sums[j].v = reinterpret_cast<Bits>(sum.v);
+    }
   }
-  // *this += a.low * b.low, then += a.high * b.high, in float32, lane by lane.
-  void add_products(PortableBfloat16 a, PortableBfloat16 b) {
-    Float sum = of(v);
-    sum.add_product(of(a.v << 16), of(b.v << 16));
-    sum.add_product(of(a.v & 0xffff0000u), of(b.v & 0xffff0000u));
-    v = reinterpret_cast<Bits>(sum.v);
-  }
+  PortableBfloat16 max(PortableBfloat16 o) const { return {reinterpret_cast<Bits>(of(v).max(of(o.v)).v)}; }
   // *this + bias; `to` says where it is.
   template <class Store>
   Float value(const Store& to, int channel) const {

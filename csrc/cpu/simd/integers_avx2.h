@@ -22,14 +22,19 @@ struct Avx2Integers {
   static Avx2Integers zero() { return {_mm256_setzero_si256()}; }
   static Avx2Integers load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
   void store(std::int32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-  static Avx2Integers broadcast_pair(const std::int16_t* p) {
-    std::int32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {_mm256_set1_epi32(pair)};
+  // sums[j] += pair.low * w[j].low + pair.high * w[j].high.
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(Avx2Integers (&sums)[kVectors], const std::int16_t* pair,
+                                                         const Avx2Integers (&w)[kVectors]) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const __m256i x = _mm256_set1_epi32(bits);
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) sums[j].v = _mm256_add_epi32(sums[j].v, _mm256_madd_epi16(x, w[j].v));
   }
-  void add_products(Avx2Integers a, Avx2Integers b) { v = _mm256_add_epi32(v, _mm256_madd_epi16(a.v, b.v)); }
   Avx2Integers operator+(Avx2Integers o) const { return {_mm256_add_epi32(v, o.v)}; }
   Avx2Integers operator-(Avx2Integers o) const { return {_mm256_sub_epi32(v, o.v)}; }
+  Avx2Integers max(Avx2Integers o) const { return {_mm256_max_epi32(v, o.v)}; }
   Avx2Integers quarter() const { return {_mm256_srai_epi32(v, 2)}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>

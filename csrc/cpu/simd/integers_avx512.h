@@ -22,29 +22,25 @@ struct Avx512Integers {
   static Avx512Integers zero() { return {_mm512_setzero_si512()}; }
   static Avx512Integers load(const void* p) { return {_mm512_loadu_si512(p)}; }
   void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
-  static Avx512Integers broadcast_pair(const std::int16_t* p) {
-    std::int32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {_mm512_set1_epi32(pair)};
-  }
-  void add_products(Avx512Integers a, Avx512Integers b) {
 #if defined(__AVX512VNNI__)
-    v = _mm512_dpwssd_epi32(v, a.v, b.v);
-#else
-    v = _mm512_add_epi32(v, _mm512_madd_epi16(a.v, b.v));
-#endif
-  }
-#if defined(__AVX512VNNI__)
-  static Avx512Integers broadcast_quad(const std::uint8_t* p) {
-    std::int32_t quad;
-    std::memcpy(&quad, p, sizeof quad);
-    return {_mm512_set1_epi32(quad)};
+  static void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair, const Avx512Integers (&w)[2]) {
+    FA_ADD_BROADCAST_PRODUCTS("vpdpwssd", pair, w[0].v, w[1].v, sums[0].v, sums[1].v);
   }
   // Of bytes without a sign and bytes with one.
-  void add_quad_products(Avx512Integers a, Avx512Integers b) { v = _mm512_dpbusd_epi32(v, a.v, b.v); }
+  static void add_products(Avx512Integers (&sums)[2], const std::uint8_t* quad, const Avx512Integers (&w)[2]) {
+    FA_ADD_BROADCAST_PRODUCTS("vpdpbusd", quad, w[0].v, w[1].v, sums[0].v, sums[1].v);
+  }
+#else
+  static void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair, const Avx512Integers (&w)[2]) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const __m512i x = _mm512_set1_epi32(bits);
+    for (int j = 0; j < 2; ++j) sums[j].v = _mm512_add_epi32(sums[j].v, _mm512_madd_epi16(x, w[j].v));
+  }
 #endif
   Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
   Avx512Integers operator-(Avx512Integers o) const { return {_mm512_sub_epi32(v, o.v)}; }
+  Avx512Integers max(Avx512Integers o) const { return {_mm512_max_epi32(v, o.v)}; }
   Avx512Integers quarter() const { return {_mm512_srai_epi32(v, 2)}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>

@@ -27,28 +27,35 @@ struct PortableIntegers {
     return r;
   }
   void store(std::int32_t* p) const { std::memcpy(p, &v, sizeof v); }
-  static PortableIntegers broadcast_pair(const std::int16_t* p) {
-    std::int32_t pair;
-    std::memcpy(&pair, p, sizeof pair);
-    return {Native{} + pair};
-  }
-  // *this += a.low * b.low + a.high * b.high, lane by lane. Arithmetic shifts take a pair apart.
-  void add_products(PortableIntegers a, PortableIntegers b) {
-    v += ((a.v << 16) >> 16) * ((b.v << 16) >> 16) + (a.v >> 16) * (b.v >> 16);
-  }
-  static PortableIntegers broadcast_quad(const std::uint8_t* p) {
-    std::int32_t quad;
-    std::memcpy(&quad, p, sizeof quad);
-    return {Native{} + quad};
+  // sums[j] += pair.low * w[j].low + pair.high * w[j].high, lane by lane. Arithmetic shifts take a pair apart.
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(PortableIntegers (&sums)[kVectors], const std::int16_t* pair,
+                                                         const PortableIntegers (&w)[kVectors]) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    const Native x = Native{} + bits;
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      sums[j].v += ((x << 16) >> 16) * ((w[j].v << 16) >> 16) + (x >> 16) * (w[j].v >> 16);
+    }
   }
   // The same of four products, of bytes without a sign and bytes with one.
-  void add_quad_products(PortableIntegers a, PortableIntegers b) {
-    v += (a.v & 255) * ((b.v << 24) >> 24) + ((a.v >> 8) & 255) * ((b.v << 16) >> 24) +
-         ((a.v >> 16) & 255) * ((b.v << 8) >> 24) + ((a.v >> 24) & 255) * (b.v >> 24);
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(PortableIntegers (&sums)[kVectors], const std::uint8_t* quad,
+                                                         const PortableIntegers (&w)[kVectors]) {
+    std::int32_t bits;
+    std::memcpy(&bits, quad, sizeof bits);
+    const Native x = Native{} + bits;
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      sums[j].v += (x & 255) * ((w[j].v << 24) >> 24) + ((x >> 8) & 255) * ((w[j].v << 16) >> 24) +
+                   ((x >> 16) & 255) * ((w[j].v << 8) >> 24) + ((x >> 24) & 255) * (w[j].v >> 24);
+    }
   }
   // Modulo 2^32.
   PortableIntegers operator+(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() + o.bits())}; }
   PortableIntegers operator-(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() - o.bits())}; }
+  PortableIntegers max(PortableIntegers o) const { return {v > o.v ? v : o.v}; }
   PortableIntegers quarter() const { return {v >> 2}; }  // of multiples of 4
   // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
   template <class Store>

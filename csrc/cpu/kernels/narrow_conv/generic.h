@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
+#include "cpu/kernels/segmented_conv/fetch.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
@@ -35,8 +36,33 @@ template <class Sums>
   store_value<Sums>(to, sum.value(to, channel), row, column, channel);
 }
 
+// One position's sums of a panel, at the position's place in what is stored.
+template <class Vec, int kVectors>
+[[gnu::always_inline]] inline void store_panel(const NarrowStore& to, const Vec (&sums)[kVectors], int out_channels,
+                                               std::int64_t row, std::int64_t column, int panel) {
+  constexpr int kPanel = kVectors * Vec::kWidth;
+  const int first = panel * kPanel;
+  const int channels = out_channels - first < kPanel ? out_channels - first : kPanel;
+  if (channels == kPanel) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) store_sums(to, sums[j], row, column, first + j * Vec::kWidth);
+  } else {  // the last panel of an unusual width
+    using Single = typename Vec::Single;
+    std::int32_t stored[kPanel];
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) sums[j].store(stored + j * Vec::kWidth);
+    for (int c = 0; c < channels; ++c) store_sums(to, Single::load(stored + c), row, column, first + c);
+  }
+}
+
+// Values that one step of a sum takes.
 template <int kGroup>
 struct Group;
+template <>
+struct Group<1> {
+  using Value = float;
+  using Weight = float;
+};
 template <>
 struct Group<2> {
   using Value = std::int16_t;
@@ -53,6 +79,7 @@ struct NarrowConv {
   using Value = typename Group<kGroup>::Value;
   using Weight = typename Group<kGroup>::Weight;
   static constexpr int kPanel = kVectors * Vec::kWidth;
+  static constexpr int kRowBytes = kGroup * kPanel * sizeof(Weight);
 
   static void run(const NarrowConvArgs& args, int pixel_begin, int pixel_end, int panel) {
     const int pixels = pixel_end - pixel_begin;
@@ -60,21 +87,30 @@ struct NarrowConv {
     for (int t = 0; t < tiles; ++t) {
       const int begin = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles);
       const int end = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * (t + 1) / tiles);
-      dispatch<kPixels>(args, begin, end - begin, panel);
+      dispatch<kPixels>(args, begin, end - begin, panel, t, tiles);
     }
   }
 
  private:
   template <int kSize>
-  static void dispatch(const NarrowConvArgs& args, int pixel, int size, int panel) {
+  static void dispatch(const NarrowConvArgs& args, int pixel, int size, int panel, int t, int tiles) {
     if constexpr (kSize > 1) {
-      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel);
+      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, t, tiles);
     }
-    tile<kSize>(args, pixel, panel);
+    const std::int64_t next = args.k * kPanel * sizeof(Weight) + fetch_begin<kRowBytes>(t, tiles);
+    switch (fetch_of(t, tiles)) {
+      case Fetch::kNothing:
+        return tile<kSize, Fetch::kNothing>(args, pixel, panel, next);
+      case Fetch::kHalf:
+        return tile<kSize, Fetch::kHalf>(args, pixel, panel, next);
+      case Fetch::kAll:
+        return tile<kSize, Fetch::kAll>(args, pixel, panel, next);
+    }
   }
 
-  template <int kSize>
-  [[gnu::noinline]] static void tile(const NarrowConvArgs& args, int pixel, int panel) {
+  // `next`: bytes from a row of weights to what is fetched meanwhile.
+  template <int kSize, Fetch kFetch>
+  [[gnu::noinline]] static void tile(const NarrowConvArgs& args, int pixel, int panel, std::int64_t next) {
     std::int64_t rows[kSize], columns[kSize];
     rows[0] = pixel / args.out_width;
     columns[0] = pixel % args.out_width;
@@ -99,65 +135,54 @@ struct NarrowConv {
                  columns[r] * segment.column_step;
       }
       for (int t = 0; t < segment.run_count; ++t) {
-        accumulate<kSize>(acc, src, segment.runs[t], segment.run_length, weights);
+        accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, next);
         weights += static_cast<std::int64_t>(segment.run_length) * kPanel;
       }
     }
-    for (int r = 0; r < kSize; ++r) finish(args, acc[r], rows[r], columns[r], panel);
+    if (args.sums != nullptr) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kSize; ++r) {
+        std::int32_t* dst = args.sums + rows[r] * args.sums_row_pitch + columns[r] * args.sums_pixel_pitch;
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) acc[r][j].store(dst + panel * kPanel + j * Vec::kWidth);
+      }
+      return;
+    }
+    Vec sums[kSize][kVectors];  // in memory, and `acc` in registers alone
+#pragma GCC unroll 16
+    for (int r = 0; r < kSize; ++r) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = acc[r][j];
+    }
+    finish<kSize>(args.store, sums, args.out_channels, rows, columns, panel);
   }
 
   // The hot loop: kVectors loads and kSize broadcasts feed kGroup * kSize * kVectors * kWidth multiply-adds.
-  template <int kSize>
+  template <int kSize, Fetch kFetch>
   [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const Value* const (&src)[kSize],
-                                                       std::int64_t run, int length, const Weight* weights) {
+                                                       std::int64_t run, int length, const Weight* weights,
+                                                       std::int64_t next) {
     const Value* p[kSize];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
 #pragma GCC unroll 1
     for (std::int64_t i = 0; i < length; i += kGroup) {
+      fetch_row<kFetch, kRowBytes>(reinterpret_cast<const char*>(weights + i * kPanel) + next);
       Vec w[kVectors];
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + i * kPanel + kGroup * j * Vec::kWidth);
 #pragma GCC unroll 16
-      for (int r = 0; r < kSize; ++r) {
-        Vec x;
-        if constexpr (kGroup == 2) {
-          x = Vec::broadcast_pair(p[r] + i);
-        } else {
-          x = Vec::broadcast_quad(p[r] + i);
-        }
-#pragma GCC unroll 16
-        for (int j = 0; j < kVectors; ++j) {
-          if constexpr (kGroup == 2) {
-            acc[r][j].add_products(x, w[j]);
-          } else {
-            acc[r][j].add_quad_products(x, w[j]);
-          }
-        }
-      }
+      for (int r = 0; r < kSize; ++r) Vec::add_products(acc[r], p[r] + i, w);
     }
   }
 
-  [[gnu::always_inline]] static inline void finish(const NarrowConvArgs& args, const Vec (&acc)[kVectors],
-                                                   std::int64_t row, std::int64_t column, int panel) {
-    const int first = panel * kPanel;
-    if (args.sums != nullptr) {
-      std::int32_t* sums = args.sums + row * args.sums_row_pitch + column * args.sums_pixel_pitch + first;
-#pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) acc[j].store(sums + j * Vec::kWidth);
-      return;
-    }
-    const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
-    if (channels == kPanel) {
-#pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) store_sums(args.store, acc[j], row, column, first + j * Vec::kWidth);
-    } else {  // the last panel of an unusual width
-      using Single = typename Vec::Single;
-      std::int32_t sums[kPanel];
-#pragma GCC unroll 16
-      for (int j = 0; j < kVectors; ++j) acc[j].store(sums + j * Vec::kWidth);
-      for (int c = 0; c < channels; ++c) store_sums(args.store, Single::load(sums + c), row, column, first + c);
-    }
+  // Not inline: one copy serves all tiles of a size.
+  template <int kSize>
+  [[gnu::noinline]] static void finish(const NarrowStore& to, const Vec (&sums)[kSize][kVectors], int out_channels,
+                                       const std::int64_t (&rows)[kSize], const std::int64_t (&columns)[kSize],
+                                       int panel) {
+#pragma GCC unroll 1
+    for (int r = 0; r < kSize; ++r) store_panel(to, sums[r], out_channels, rows[r], columns[r], panel);
   }
 };
 

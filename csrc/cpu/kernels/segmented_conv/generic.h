@@ -3,6 +3,7 @@
 // targets whose multiply-add takes one lane of a register as its factor.
 #pragma once
 
+#include "cpu/kernels/segmented_conv/fetch.h"
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 
 namespace faceattr::cpu {
@@ -11,7 +12,7 @@ namespace {  // internal linkage: each instruction set's object has its own copy
 template <class Vec, int kPixels, int kVectors, bool kLanes = false>
 struct SegmentedConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
-  static constexpr int kCacheLine = 16;  // floats
+  static constexpr int kRowBytes = kPanel * sizeof(float);
 
   static void run(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
     // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for
@@ -21,21 +22,30 @@ struct SegmentedConv {
     for (int t = 0; t < tiles; ++t) {
       const int begin = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * t / tiles);
       const int end = pixel_begin + static_cast<int>(static_cast<std::int64_t>(pixels) * (t + 1) / tiles);
-      dispatch<kPixels>(args, begin, end - begin, panel, t + 1 == tiles);
+      dispatch<kPixels>(args, begin, end - begin, panel, t, tiles);
     }
   }
 
  private:
   template <int kSize>
-  static void dispatch(const SegmentedConvArgs& args, int pixel, int size, int panel, bool last) {
+  static void dispatch(const SegmentedConvArgs& args, int pixel, int size, int panel, int t, int tiles) {
     if constexpr (kSize > 1) {
-      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, last);
+      if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, t, tiles);
     }
-    last ? tile<kSize, true>(args, pixel, panel) : tile<kSize, false>(args, pixel, panel);
+    const std::int64_t next = args.k * kPanel * sizeof(float) + fetch_begin<kRowBytes>(t, tiles);
+    switch (fetch_of(t, tiles)) {
+      case Fetch::kNothing:
+        return tile<kSize, Fetch::kNothing>(args, pixel, panel, next);
+      case Fetch::kHalf:
+        return tile<kSize, Fetch::kHalf>(args, pixel, panel, next);
+      case Fetch::kAll:
+        return tile<kSize, Fetch::kAll>(args, pixel, panel, next);
+    }
   }
 
-  template <int kSize, bool kLast>
-  [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel) {
+  // `next`: bytes from a row of weights to what is fetched meanwhile.
+  template <int kSize, Fetch kFetch>
+  [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel, std::int64_t next) {
     std::int64_t rows[kSize], columns[kSize];
     rows[0] = pixel / args.out_width;
     columns[0] = pixel % args.out_width;
@@ -59,17 +69,15 @@ struct SegmentedConv {
         src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
       }
       for (int t = 0; t < segment.run_count; ++t) {
-        accumulate<kSize, kLast>(acc, src, segment.runs[t], segment.run_length, weights, args.k * kPanel);
+        accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, next);
         weights += static_cast<std::int64_t>(segment.run_length) * kPanel;
       }
     }
     finish<kSize>(args, acc, rows, columns, panel);
   }
 
-  // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds. The last tile of a
-  // panel fetches the next panel, `next` floats ahead: with one image, weights come from the outer cache and its
-  // latency shows. Past the last panel it fetches what nobody needs, which is harmless.
-  template <int kSize, bool kPrefetch>
+  // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds.
+  template <int kSize, Fetch kFetch>
   [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const float* const (&src)[kSize],
                                                        std::int64_t run, int length, const float* weights,
                                                        std::int64_t next) {
@@ -83,13 +91,13 @@ struct SegmentedConv {
         Vec x[kSize];
 #pragma GCC unroll 16
         for (int r = 0; r < kSize; ++r) x[r] = Vec::load(p[r] + i);
-        accumulate_lanes<kSize, kPrefetch, 0>(acc, x, weights + i * kPanel, next);
+        accumulate_lanes<kSize, kFetch, 0>(acc, x, weights + i * kPanel, next);
       }
     }
 #pragma GCC unroll 1
     for (; i < length; ++i) {
       Vec w[kVectors];
-      load_weights<kPrefetch>(w, weights + i * kPanel, next);
+      load_weights<kFetch>(w, weights + i * kPanel, next);
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) {
         const Vec x = Vec::broadcast(p[r] + i);
@@ -100,27 +108,24 @@ struct SegmentedConv {
   }
 
   // Steps kLane and up of those that one load of each position feeds, in the order of K.
-  template <int kSize, bool kPrefetch, int kLane>
+  template <int kSize, Fetch kFetch, int kLane>
   [[gnu::always_inline]] static inline void accumulate_lanes(Vec (&acc)[kSize][kVectors], const Vec (&x)[kSize],
                                                              const float* weights, std::int64_t next) {
     Vec w[kVectors];
-    load_weights<kPrefetch>(w, weights, next);
+    load_weights<kFetch>(w, weights, next);
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) acc[r][j].template add_product_lane<kLane>(x[r], w[j]);
     }
     if constexpr (kLane + 1 < Vec::kWidth) {
-      accumulate_lanes<kSize, kPrefetch, kLane + 1>(acc, x, weights + kPanel, next);
+      accumulate_lanes<kSize, kFetch, kLane + 1>(acc, x, weights + kPanel, next);
     }
   }
 
-  template <bool kPrefetch>
+  template <Fetch kFetch>
   [[gnu::always_inline]] static inline void load_weights(Vec (&w)[kVectors], const float* weights, std::int64_t next) {
-    if constexpr (kPrefetch) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kPanel; j += kCacheLine) __builtin_prefetch(weights + next + j);
-    }
+    fetch_row<kFetch, kRowBytes>(reinterpret_cast<const char*>(weights) + next);
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + j * Vec::kWidth);
   }

@@ -9,7 +9,6 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
-template <class Vec>
 struct Stem {
   static void load_u8(const LoadRowArgs& args, const std::uint8_t* row) {
     for (int i = 0; i < 3 * args.width; ++i) {
@@ -33,21 +32,6 @@ struct Stem {
     return bad == 0;
   }
 
-  static void max_pool(const float* top, const float* bottom, int width, int channels, float* dst) {
-    for (int x = 0; x < width; ++x, top += 2 * channels, bottom += 2 * channels, dst += channels) {
-      int c = 0;
-      for (; c + Vec::kWidth <= channels; c += Vec::kWidth) {
-        const Vec upper = Vec::load(top + c).max(Vec::load(top + channels + c));
-        upper.max(Vec::load(bottom + c).max(Vec::load(bottom + channels + c))).store(dst + c);
-      }
-      for (; c < channels; ++c) {
-        const float upper = top[c] > top[channels + c] ? top[c] : top[channels + c];
-        const float lower = bottom[c] > bottom[channels + c] ? bottom[c] : bottom[channels + c];
-        dst[c] = upper > lower ? upper : lower;
-      }
-    }
-  }
-
   static void load_u8_integers(const LoadIntegersArgs& args, const std::uint8_t* row) {
     for (int i = 0; i < 3 * args.width; ++i) {
       args.dst[i] = rounded(2.0f * (static_cast<float>(row[i]) - args.mean[i]));
@@ -55,34 +39,22 @@ struct Stem {
   }
 
   static bool load_f32_integers(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue) {
-    const float* planes[] = {red, green, blue};
-    constexpr std::uint32_t kExponent = 0x7f800000;
-    std::uint32_t bad = 0;
-    for (int c = 0; c < 3; ++c) {
-      for (int x = 0; x < args.width; ++x) {
-        std::uint32_t bits;
-        std::memcpy(&bits, planes[c] + x, sizeof bits);
-        bad |= (bits & kExponent) == kExponent;
-        args.dst[3 * x + c] = rounded(planes[c][x] * args.doubled_scale[c]);
-      }
+    // By way of floats, a few at a time: compilers find vectors for the change of order of those.
+    constexpr int kPixels = 64;
+    float triples[3 * kPixels];
+    bool finite = true;
+    for (int begin = 0; begin < args.width; begin += kPixels) {
+      const int pixels = args.width - begin < kPixels ? args.width - begin : kPixels;
+      const LoadRowArgs row = {pixels, nullptr, nullptr, triples};
+      finite &= load_f32(row, red + begin, green + begin, blue + begin);
+      const float* scale = args.doubled_scale + 3 * begin;
+      for (int i = 0; i < 3 * pixels; ++i) args.dst[3 * begin + i] = rounded(triples[i] * scale[i]);
     }
-    return bad == 0;
+    return finite;
   }
 
   static void integers_to_bfloat16(std::int16_t* values, std::int64_t count) {
     for (std::int64_t i = 0; i < count; ++i) values[i] = to_bfloat16(static_cast<float>(values[i]));
-  }
-
-  template <class Value>
-  static void max_pool_integers(const std::int16_t* top, const std::int16_t* bottom, int width, int channels,
-                                std::int64_t pitch, Value* dst) {
-    for (int x = 0; x < width; ++x, top += 2 * channels, bottom += 2 * channels, dst += pitch) {
-      for (int c = 0; c < channels; ++c) {
-        const std::int16_t upper = top[c] > top[channels + c] ? top[c] : top[channels + c];
-        const std::int16_t lower = bottom[c] > bottom[channels + c] ? bottom[c] : bottom[channels + c];
-        dst[c] = static_cast<Value>(upper > lower ? upper : lower);
-      }
-    }
   }
 
  private:

@@ -1,0 +1,9 @@
+#include "cpu/kernels/stem_conv/generic.h"
+#include "cpu/simd/integers_avx512.h"
+
+namespace faceattr::cpu {
+
+extern const PairStemKernel kPairStemAvx512Vnni = {"stem_s16_3x32_avx512vnni", 32,
+                                                   StemConv<Avx512Integers, 3, 2, 2>::run};
+
+}  // namespace faceattr::cpu

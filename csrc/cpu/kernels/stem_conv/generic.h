@@ -1,0 +1,101 @@
+// The algorithm of stem_conv.h over any vector: a tile of 4 * kPooled outputs by kVectors vectors of channels is
+// accumulated in registers. Offsets within a row are constants: two addresses serve a tile of any size.
+#pragma once
+
+#include "cpu/kernels/narrow_conv/generic.h"
+#include "cpu/kernels/stem_conv/stem_conv.h"
+#include "cpu/simd/portable.h"
+
+namespace faceattr::cpu {
+namespace {  // internal linkage: each instruction set's object has its own copy
+
+// Sums of floats with the interface of the narrow formats' vectors.
+template <class Vec>
+struct FloatSums {
+  static constexpr int kWidth = Vec::kWidth;
+  static constexpr bool kStoresBytes = false;
+  using Float = Vec;
+  using Single = FloatSums<PortableF32<1>>;
+  Vec v;
+
+  static FloatSums zero() { return {Vec::zero()}; }
+  static FloatSums load(const void* p) { return {Vec::load(static_cast<const float*>(p))}; }
+  void store(std::int32_t* p) const { v.store(reinterpret_cast<float*>(p)); }
+  template <int kVectors>
+  [[gnu::always_inline]] static inline void add_products(FloatSums (&sums)[kVectors], const float* value,
+                                                         const FloatSums (&w)[kVectors]) {
+    const Vec x = Vec::broadcast(value);
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) sums[j].v.add_product(x, w[j].v);
+  }
+  FloatSums max(FloatSums o) const { return {v.max(o.v)}; }
+  template <class Store>
+  Float value(const Store& to, int channel) const {
+    return v + Vec::load(reinterpret_cast<const float*>(to.bias + channel));
+  }
+  static void store_narrow(std::int16_t*, Float, float, float) {}  // never of floats
+};
+
+template <class Vec, int kPooled, int kVectors, int kGroup>
+struct StemConv {
+  using Value = typename Group<kGroup>::Value;
+  using Weight = typename Group<kGroup>::Weight;
+  static constexpr int kPanel = kVectors * Vec::kWidth;
+  static constexpr int kRun = (kStemTaps * kRgb + kGroup - 1) / kGroup * kGroup;
+  static constexpr int kStep = 2 * kRgb;  // from one output to the next
+
+  static void run(const StemConvArgs& args, int panel) {
+    int x = 0;
+    for (; x + kPooled <= args.width; x += kPooled) tile<kPooled>(args, x, panel);
+    if (x < args.width && args.width >= kPooled) {
+      tile<kPooled>(args, args.width - kPooled, panel);  // some of it once more, to the same bits
+    } else {
+      for (; x < args.width; ++x) tile<1>(args, x, panel);
+    }
+  }
+
+ private:
+  template <int kSize>
+  [[gnu::noinline]] static void tile(const StemConvArgs& args, int x, int panel) {
+    constexpr int kColumns = 2 * kSize;
+    Vec acc[2][kColumns][kVectors];
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; ++r) {
+#pragma GCC unroll 16
+      for (int c = 0; c < kColumns; ++c) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) acc[r][c][j] = Vec::zero();
+      }
+    }
+    const Weight* weights = static_cast<const Weight*>(args.weights) + std::int64_t{kStemTaps} * kRun * kPanel * panel;
+    const Value* upper = static_cast<const Value*>(args.src) + 2 * kStep * x;
+#pragma GCC unroll 1
+    for (int ky = 0; ky < kStemTaps; ++ky, upper += args.pitch) {
+      const Value* lower = upper + 2 * args.pitch;
+#pragma GCC unroll 1
+      for (int i = 0; i < kRun; i += kGroup, weights += kGroup * kPanel) {
+        Vec w[kVectors];
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + kGroup * j * Vec::kWidth);
+#pragma GCC unroll 16
+        for (int c = 0; c < kColumns; ++c) {
+          Vec::add_products(acc[0][c], upper + i + kStep * c, w);
+          Vec::add_products(acc[1][c], lower + i + kStep * c, w);
+        }
+      }
+    }
+    Vec pooled[kSize][kVectors];
+#pragma GCC unroll 16
+    for (int p = 0; p < kSize; ++p) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) {
+        pooled[p][j] = acc[0][2 * p][j].max(acc[0][2 * p + 1][j]).max(acc[1][2 * p][j].max(acc[1][2 * p + 1][j]));
+      }
+    }
+#pragma GCC unroll 1
+    for (int p = 0; p < kSize; ++p) store_panel(args.store, pooled[p], args.out_channels, 0, x + p, panel);
+  }
+};
+
+}  // namespace
+}  // namespace faceattr::cpu

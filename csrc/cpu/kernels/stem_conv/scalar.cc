@@ -1,0 +1,14 @@
+#include "cpu/kernels/stem_conv/generic.h"
+#include "cpu/simd/bfloat16_portable.h"
+#include "cpu/simd/integers_portable.h"
+
+namespace faceattr::cpu {
+
+// Four sums are what every target's baseline has; 4 outputs by 2 vectors leave some of 16 registers for the products.
+extern const FloatStemKernel kFloatStemScalar = {"stem_f32_1x8_scalar", 8,
+                                                 StemConv<FloatSums<PortableF32<4>>, 1, 2, 1>::run};
+extern const PairStemKernel kPairStemScalar = {"stem_s16_1x8_scalar", 8, StemConv<PortableIntegers<4>, 1, 2, 2>::run};
+extern const Bfloat16StemKernel kBfloat16StemScalar = {"stem_bf16_1x8_scalar", 8,
+                                                       StemConv<PortableBfloat16<4>, 1, 2, 2>::run};
+
+}  // namespace faceattr::cpu
