@@ -32,6 +32,7 @@ struct KernelLists {
   std::vector<Candidate<Bfloat16WinogradKernel>> Bfloat16Winograd;
   std::vector<Candidate<FloatStemKernel>> FloatStem;
   std::vector<Candidate<PairStemKernel>> PairStem;
+  std::vector<Candidate<QuadStemKernel>> QuadStem;
   std::vector<Candidate<Bfloat16StemKernel>> Bfloat16Stem;
   std::vector<Candidate<QuantizeKernel>> Quantize;
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;

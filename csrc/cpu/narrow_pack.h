@@ -3,15 +3,50 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/bfloat16.h"
 #include "cpu/pack.h"
 #include "cpu/runners.h"
 #include "plan/memory_planner.h"
 #include "plan/phase.h"
 
 namespace faceattr::cpu {
+
+// A convolution's numbers as its kernel wants them, before they are packed.
+struct NarrowWeights {
+  std::vector<std::int16_t> weight;  // [oc][K]: integers, or bfloat16
+  std::vector<std::int32_t> bias;    // integers, or the bits of floats
+  std::vector<float> multiplier;     // empty for bfloat16
+};
+
+// 32 bits each, whatever they are, padded as a bias.
+inline AlignedBuffer pack_bits(const std::vector<std::int32_t>& values, int width) {
+  std::vector<float> bits(values.size());
+  std::memcpy(bits.data(), values.data(), values.size() * sizeof(float));
+  return pack_bias(bits, width);
+}
+
+inline const std::int32_t* words(const AlignedBuffer& buffer) {
+  return reinterpret_cast<const std::int32_t*>(buffer.data());
+}
+
+template <class Phase>
+NarrowWeights quantized(const Phase& phase) {
+  return {{phase.weight.begin(), phase.weight.end()}, phase.bias, phase.multiplier};
+}
+
+template <class Phase>
+NarrowWeights bfloat16(const Phase& phase) {
+  NarrowWeights numbers;
+  for (float weight : phase.weight) numbers.weight.push_back(to_bfloat16(weight));
+  numbers.bias.resize(phase.bias.size());
+  std::memcpy(numbers.bias.data(), phase.bias.data(), phase.bias.size() * sizeof(float));
+  return numbers;
+}
 
 // What one run of a tap reads: channels [begin, end) of the source, multiples of 4, of which weights exist for [start,
 // start + count).

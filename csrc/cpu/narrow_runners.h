@@ -4,18 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "cpu/byte_stem.h"
 #include "cpu/runners.h"
 
 namespace faceattr::cpu {
 
-// A convolution's numbers as its kernel wants them, before they are packed.
-struct NarrowWeights {
-  std::vector<std::int16_t> weight;  // [oc][K]: integers, or bfloat16
-  std::vector<std::int32_t> bias;    // integers, or the bits of floats
-  std::vector<float> multiplier;     // empty for bfloat16
-};
+struct NarrowWeights;  // narrow_pack.h
 
 class NarrowStemRunner {
  public:
@@ -23,9 +20,11 @@ class NarrowStemRunner {
   NarrowStemRunner(const StemPhase& phase, const Layout& layout);
   // This member's rows. Returns false if it met a non-finite pixel.
   bool run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const;
-  const char* kernel() const { return conv_->name; }
+  const char* kernel() const { return bytes_ ? bytes_->kernel() : conv_->name; }
   std::size_t scratch_floats(int images) const;
-  std::size_t packed_floats() const { return weights_.size() + bias_.size() + multiplier_.size(); }
+  std::size_t packed_floats() const {
+    return weights_.size() + bias_.size() + multiplier_.size() + (bytes_ ? bytes_->packed_floats() : 0);
+  }
 
  private:
   NarrowStemRunner(int dst, const StemConvKernel& kernel, const NarrowWeights& numbers, const Layout& layout);
@@ -38,6 +37,7 @@ class NarrowStemRunner {
   int size_, channels_, panels_;
   TensorShape shape_;
   MapPlacement dst_;
+  std::optional<ByteStem> bytes_;  // for strips of pixels that are bytes, where the CPU multiplies those
 };
 
 class NarrowConvRunner {

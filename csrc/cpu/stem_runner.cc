@@ -38,7 +38,7 @@ bool StemRunner::run(const Pixels& pixels, std::int64_t image, const ImageMemory
   StemConvArgs args;
   args.pitch = strip_pitch(size_);
   args.weights = weights_.data();
-  args.width = shape_.width;
+  args.end = shape_.width;
   args.out_channels = channels_;
   args.store.bias = reinterpret_cast<const std::int32_t*>(bias_.data());
   args.store.relu = true;

@@ -135,3 +135,44 @@ FA_TEST(float_pixels_as_integers) {
     }
   }
 }
+
+FA_TEST(float_pixels_as_bytes) {
+  for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
+    for (int width : {4, 20, 64, 85}) {
+      std::vector<std::uint8_t> expected(3 * width), dst(3 * width + 1);
+      std::vector<std::int32_t> means(3 * width);
+      std::vector<float> planes(3 * width), scales(3 * width);
+      for (int i = 0; i < 3 * width; ++i) {
+        expected[i] = static_cast<std::uint8_t>(i % 2 == 0 ? 37 * i : 255 - i % 3);
+        means[i] = 255 - 2 * (i % 3);
+        scales[i] = static_cast<float>(100 + i % 3);
+        planes[i % 3 * width + i / 3] = static_cast<float>(2 * expected[i] - means[i]) / scales[i];
+      }
+      dst.back() = kByteCanary;
+      const auto load = [&] {
+        const LoadBytesArgs args = {width, means.data(), scales.data(), dst.data()};
+        return kernel->load_f32_bytes(args, planes.data(), planes.data() + width, planes.data() + 2 * width);
+      };
+      FA_CHECK_MESSAGE(load(), kernel->name);
+      FA_CHECK_MESSAGE(std::equal(expected.begin(), expected.end(), dst.begin()), kernel->name);
+      FA_CHECK(dst.back() == kByteCanary);
+      const auto refuses = [&](int at, float value) {
+        const float before = planes[at];
+        planes[at] = value;
+        FA_CHECK_MESSAGE(!load(), kernel->name);
+        planes[at] = before;
+      };
+      for (int at : {0, width, 3 * width - 1}) {
+        const float scale = scales[at / width];  // of plane 0, 1 or 2
+        const auto mean = static_cast<float>(means[at / width]);
+        refuses(at, (7 - mean) / scale);  // between two bytes
+        refuses(at, (-2 - mean) / scale);
+        refuses(at, (512 - mean) / scale);
+        refuses(at, std::numeric_limits<float>::max());
+        refuses(at, std::numeric_limits<float>::infinity());
+        refuses(at, std::numeric_limits<float>::quiet_NaN());
+      }
+      FA_CHECK_MESSAGE(load(), kernel->name);
+    }
+  }
+}

@@ -261,6 +261,7 @@ FA_TEST(every_family_has_a_kernel_for_every_machine) {
   FA_CHECK(kernel_lists().Stem.back().features == 0);
   FA_CHECK(kernel_lists().Winograd.back().features == 0);
   FA_CHECK(kernel_lists().FloatStem.back().features == 0);
+  FA_CHECK(kernel_lists().QuadStem.back().features == 0);
   FA_CHECK(kernel_lists().PairStem.back().features == 0);
   FA_CHECK(kernel_lists().Bfloat16Stem.back().features == 0);
   FA_CHECK(kernel_lists().Bfloat16Winograd.back().features == 0);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "base/bfloat16.h"
@@ -67,7 +68,7 @@ void check_floats(const FloatStemKernel& kernel, int oc, int width, bool exact) 
   args.src = src.data();
   args.pitch = pitch_of(width);
   args.weights = packed.data();
-  args.width = width;
+  args.end = width;
   args.out_channels = oc;
   args.store.bias = reinterpret_cast<const std::int32_t*>(packed_bias.data());
   args.store.relu = true;
@@ -101,7 +102,7 @@ void check_bfloat16(const Bfloat16StemKernel& kernel, int oc, int width) {
   args.src = src.data();
   args.pitch = pitch_of(width);
   args.weights = packed.data();
-  args.width = width;
+  args.end = width;
   args.out_channels = oc;
   args.store.bias = reinterpret_cast<const std::int32_t*>(packed_bias.data());
   args.store.relu = true;
@@ -133,7 +134,7 @@ void check_integers(const PairStemKernel& kernel, int oc, int width, bool to_byt
   args.src = src.data();
   args.pitch = pitch_of(width);
   args.weights = packed.data();
-  args.width = width;
+  args.end = width;
   args.out_channels = oc;
   args.store.bias = bias.data();
   args.store.multiplier = packed_multiplier.data();
@@ -161,6 +162,56 @@ void check_integers(const PairStemKernel& kernel, int oc, int width, bool to_byt
   if (oc * width > 100) FA_CHECK(clamped && within);
 }
 
+// `own_biases`: of the four outputs under a pooled one, each has its own.
+void check_bytes(const QuadStemKernel& kernel, int oc, int width, bool own_biases) {
+  constexpr int kRun = kRow + 3;
+  const int pitch_in = pitch_of(width) + 2;
+  const auto src = integers<std::uint8_t>(static_cast<std::size_t>(9) * pitch_in, 1, 0, 255);
+  const auto weight = integers<std::int16_t>(static_cast<std::size_t>(oc) * kStemTaps * kRow, 2, -127, 127);
+  const auto bias = integers<std::int32_t>(static_cast<std::size_t>(4) * oc, 3, -100000, 100000);
+  std::vector<float> multiplier(oc, 1e-4f);
+  const std::vector<float> packed_multiplier = padded(multiplier, kernel.panel);
+  const auto packed = pack_groups<std::int8_t>(with_runs(weight, oc, kRun), oc, kStemTaps * kRun, kernel.panel, 4);
+  const int pitch = oc + 2;
+  std::vector<std::uint8_t> dst(static_cast<std::size_t>(width) * pitch, kByteCanary);
+  std::vector<std::int32_t> biases[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto first = bias.begin() + (own_biases ? i : 0) * oc;
+    biases[i] = padded(std::vector<std::int32_t>(first, first + oc), kernel.panel);
+  }
+  const std::vector<std::int32_t> zeros(biases[0].size(), 0);
+  StemConvArgs args;
+  args.src = src.data();
+  args.pitch = pitch_in;
+  args.weights = packed.data();
+  args.end = width;
+  args.out_channels = oc;
+  args.store.bias = own_biases ? zeros.data() : biases[0].data();
+  args.store.multiplier = packed_multiplier.data();
+  args.store.relu = true;
+  args.store.bytes = dst.data();
+  args.store.narrow_pixel_pitch = pitch;
+  for (int i = 0; own_biases && i < 4; ++i) args.biases[i / 2][i % 2] = biases[i].data();
+  for (int panel = 0; panel < panel_count(oc, kernel.panel); ++panel) kernel.run(args, panel);
+  for (int x = 0; x < width; ++x) {
+    for (int o = 0; o < oc; ++o) {
+      std::int32_t most = std::numeric_limits<std::int32_t>::min();
+      for (int i = 0; i < 4; ++i) {
+        std::int32_t sum = 0;
+        for (int k = 0; k < kStemTaps * kRow; ++k) {
+          const int row = k / kRow + 2 * (i / 2), column = 2 * kRgb * (2 * x + i % 2) + k % kRow;
+          sum += src[row * pitch_in + column] * weight[o * kStemTaps * kRow + k];
+        }
+        most = std::max(most, 2 * sum + biases[i][o]);
+      }
+      const float scaled = static_cast<float>(most) * multiplier[o];
+      const float expected = std::min(std::nearbyint(std::max(scaled, 0.0f)), 255.0f);
+      FA_CHECK_MESSAGE(static_cast<float>(dst[x * pitch + o]) == expected, kernel.name);
+    }
+    for (int o = oc; o < pitch; ++o) FA_CHECK_MESSAGE(dst[x * pitch + o] == kByteCanary, kernel.name);
+  }
+}
+
 template <class Kernel, class Check>
 void at_all_sizes(const std::vector<Candidate<Kernel>>& candidates, const Check& check) {
   int cases = 0;
@@ -182,6 +233,13 @@ FA_TEST(stem_of_floats) {
 }
 
 FA_TEST(stem_of_bfloat16) { at_all_sizes(kernel_lists().Bfloat16Stem, check_bfloat16); }
+
+FA_TEST(stem_of_bytes) {
+  at_all_sizes(kernel_lists().QuadStem, [](const QuadStemKernel& kernel, int oc, int width) {
+    check_bytes(kernel, oc, width, false);
+    check_bytes(kernel, oc, width, true);
+  });
+}
 
 FA_TEST(stem_of_integers) {
   at_all_sizes(kernel_lists().PairStem, [](const PairStemKernel& kernel, int oc, int width) {

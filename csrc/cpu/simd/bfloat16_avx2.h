@@ -39,11 +39,12 @@ struct Avx2Bfloat16 {
   Avx2Bfloat16 max(Avx2Bfloat16 o) const {
     return {_mm256_castps_si256(_mm256_max_ps(_mm256_castsi256_ps(v), _mm256_castsi256_ps(o.v)))};
   }
-  // *this + bias; `to` says where it is.
+  using Scale = Float;  // the bias; `to` says where it is
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return Float{_mm256_castsi256_ps(v)} + Float::load(reinterpret_cast<const float*>(to.bias + channel));
+  static Scale scale(const Store& to, int channel) {
+    return Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
+  Float value(Scale bias) const { return Float{_mm256_castsi256_ps(v)} + bias; }
 
   static Float widen(const std::int16_t* p) {
     const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

@@ -41,23 +41,28 @@ struct Avx512Bfloat16 {
   Avx512Bfloat16 max(Avx512Bfloat16 o) const {
     return {_mm512_castps_si512(_mm512_max_ps(_mm512_castsi512_ps(v), _mm512_castsi512_ps(o.v)))};
   }
-  // *this + bias; `to` says where it is.
+  using Scale = Float;  // the bias; `to` says where it is
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return Float{_mm512_castsi512_ps(v)} + Float::load(reinterpret_cast<const float*>(to.bias + channel));
+  static Scale scale(const Store& to, int channel) {
+    return Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
+  Float value(Scale bias) const { return Float{_mm512_castsi512_ps(v)} + bias; }
 
   static Float widen(const std::int16_t* p) {
     const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
   }
   static void store_narrow(std::int16_t* p, Float value, float, float) {
+#if defined(__AVX512BF16__)  // numbers below the least normal one become zero
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(value.v));
+#else
     const __m512i bits = _mm512_castps_si512(value.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(value.v, value.v, _CMP_UNORD_Q);
     const __m512i quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16)));
+#endif
   }
 
 #if !defined(__AVX512BF16__)

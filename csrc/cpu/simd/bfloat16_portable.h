@@ -43,11 +43,12 @@ struct PortableBfloat16 {
     }
   }
   PortableBfloat16 max(PortableBfloat16 o) const { return {reinterpret_cast<Bits>(of(v).max(of(o.v)).v)}; }
-  // *this + bias; `to` says where it is.
+  using Scale = Float;  // the bias; `to` says where it is
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return of(v) + Float::load(reinterpret_cast<const float*>(to.bias + channel));
+  static Scale scale(const Store& to, int channel) {
+    return Float::load(reinterpret_cast<const float*>(to.bias + channel));
   }
+  Float value(Scale bias) const { return of(v) + bias; }
 
   static Float widen(const std::int16_t* p) {
     Float value;

@@ -36,11 +36,18 @@ struct Avx2Integers {
   Avx2Integers operator-(Avx2Integers o) const { return {_mm256_sub_epi32(v, o.v)}; }
   Avx2Integers max(Avx2Integers o) const { return {_mm256_max_epi32(v, o.v)}; }
   Avx2Integers quarter() const { return {_mm256_srai_epi32(v, 2)}; }  // of multiples of 4
-  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  struct Scale {
+    __m256i bias;
+    Float multiplier;
+  };
+  // `to` says where they are.
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return Float{_mm256_cvtepi32_ps(_mm256_add_epi32(v, load(to.bias + channel).v))} *
-           Float::load(to.multiplier + channel);
+  static Scale scale(const Store& to, int channel) {
+    return {load(to.bias + channel).v, Float::load(to.multiplier + channel)};
+  }
+  // (*this + bias) * multiplier, rounded to float32 twice.
+  Float value(const Scale& scale) const {
+    return Float{_mm256_cvtepi32_ps(_mm256_add_epi32(v, scale.bias))} * scale.multiplier;
   }
 
   // clamp(rint(value), low, high), low for NaN.

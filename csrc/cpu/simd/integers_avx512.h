@@ -42,11 +42,18 @@ struct Avx512Integers {
   Avx512Integers operator-(Avx512Integers o) const { return {_mm512_sub_epi32(v, o.v)}; }
   Avx512Integers max(Avx512Integers o) const { return {_mm512_max_epi32(v, o.v)}; }
   Avx512Integers quarter() const { return {_mm512_srai_epi32(v, 2)}; }  // of multiples of 4
-  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  struct Scale {
+    __m512i bias;
+    Float multiplier;
+  };
+  // `to` says where they are.
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return Float{_mm512_cvtepi32_ps(_mm512_add_epi32(v, load(to.bias + channel).v))} *
-           Float::load(to.multiplier + channel);
+  static Scale scale(const Store& to, int channel) {
+    return {load(to.bias + channel).v, Float::load(to.multiplier + channel)};
+  }
+  // (*this + bias) * multiplier, rounded to float32 twice.
+  Float value(const Scale& scale) const {
+    return Float{_mm512_cvtepi32_ps(_mm512_add_epi32(v, scale.bias))} * scale.multiplier;
   }
 
   // clamp(rint(value), low, high), low for NaN.
@@ -55,9 +62,10 @@ struct Avx512Integers {
   }
   // The same up to low + 255, minus low.
   static void store_bytes(std::uint8_t* p, Float value, float low) {
-    const __m512i distance =
-        _mm512_sub_epi32(rounded(value, low, low + 255.0f), _mm512_set1_epi32(static_cast<int>(low)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(distance));
+    // Not below zero, so what is too large, 2^31 for what no integer holds included, saturates to 255.
+    const __m512i distance = _mm512_sub_epi32(_mm512_cvtps_epi32(_mm512_max_ps(value.v, _mm512_set1_ps(low))),
+                                              _mm512_set1_epi32(static_cast<int>(low)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(distance));
   }
 
  private:

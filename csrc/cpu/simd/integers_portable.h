@@ -57,11 +57,18 @@ struct PortableIntegers {
   PortableIntegers operator-(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() - o.bits())}; }
   PortableIntegers max(PortableIntegers o) const { return {v > o.v ? v : o.v}; }
   PortableIntegers quarter() const { return {v >> 2}; }  // of multiples of 4
-  // (*this + bias) * multiplier, rounded to float32 twice; `to` says where both are.
+  struct Scale {
+    Native bias;
+    Float multiplier;
+  };
+  // `to` says where they are.
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return Float{__builtin_convertvector(v + load(to.bias + channel).v, typename Float::Native)} *
-           Float::load(to.multiplier + channel);
+  static Scale scale(const Store& to, int channel) {
+    return {load(to.bias + channel).v, Float::load(to.multiplier + channel)};
+  }
+  // (*this + bias) * multiplier, rounded to float32 twice.
+  Float value(const Scale& scale) const {
+    return Float{__builtin_convertvector(v + scale.bias, typename Float::Native)} * scale.multiplier;
   }
 
   // clamp(rint(value), low, high), low for NaN.

@@ -3,57 +3,11 @@
 #pragma once
 
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
+#include "cpu/kernels/narrow_conv/store.h"
 #include "cpu/kernels/segmented_conv/fetch.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
-
-// The same steps, each rounded the same way, at any width of `Sums`. `value`: sum and bias.
-template <class Sums>
-[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
-                                               std::int64_t column, int channel) {
-  using Float = typename Sums::Float;
-  if (to.residual != nullptr) {
-    value = value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
-  }
-  if (to.relu) value = value.max(Float::zero());
-  if (to.floats != nullptr) {
-    value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
-  }
-  if (to.narrow != nullptr || to.bytes != nullptr) {
-    if (to.inverse != nullptr) value = value * Float::load(to.inverse + channel);
-    const std::int64_t at = row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
-    if constexpr (Sums::kStoresBytes) {
-      if (to.bytes != nullptr) return Sums::store_bytes(to.bytes + at, value, to.low);
-    }
-    Sums::store_narrow(to.narrow + at, value, to.low, to.low + 255.0f);
-  }
-}
-
-template <class Sums>
-[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, std::int64_t row, std::int64_t column,
-                                              int channel) {
-  store_value<Sums>(to, sum.value(to, channel), row, column, channel);
-}
-
-// One position's sums of a panel, at the position's place in what is stored.
-template <class Vec, int kVectors>
-[[gnu::always_inline]] inline void store_panel(const NarrowStore& to, const Vec (&sums)[kVectors], int out_channels,
-                                               std::int64_t row, std::int64_t column, int panel) {
-  constexpr int kPanel = kVectors * Vec::kWidth;
-  const int first = panel * kPanel;
-  const int channels = out_channels - first < kPanel ? out_channels - first : kPanel;
-  if (channels == kPanel) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kVectors; ++j) store_sums(to, sums[j], row, column, first + j * Vec::kWidth);
-  } else {  // the last panel of an unusual width
-    using Single = typename Vec::Single;
-    std::int32_t stored[kPanel];
-#pragma GCC unroll 16
-    for (int j = 0; j < kVectors; ++j) sums[j].store(stored + j * Vec::kWidth);
-    for (int c = 0; c < channels; ++c) store_sums(to, Single::load(stored + c), row, column, first + c);
-  }
-}
 
 // Values that one step of a sum takes.
 template <int kGroup>
@@ -154,7 +108,7 @@ struct NarrowConv {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) sums[r][j] = acc[r][j];
     }
-    finish<kSize>(args.store, sums, args.out_channels, rows, columns, panel);
+    store_panel(args.store, sums, kSize, args.out_channels, rows, columns, panel);
   }
 
   // The hot loop: kVectors loads and kSize broadcasts feed kGroup * kSize * kVectors * kWidth multiply-adds.
@@ -174,15 +128,6 @@ struct NarrowConv {
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) Vec::add_products(acc[r], p[r] + i, w);
     }
-  }
-
-  // Not inline: one copy serves all tiles of a size.
-  template <int kSize>
-  [[gnu::noinline]] static void finish(const NarrowStore& to, const Vec (&sums)[kSize][kVectors], int out_channels,
-                                       const std::int64_t (&rows)[kSize], const std::int64_t (&columns)[kSize],
-                                       int panel) {
-#pragma GCC unroll 1
-    for (int r = 0; r < kSize; ++r) store_panel(to, sums[r], out_channels, rows[r], columns[r], panel);
   }
 };
 

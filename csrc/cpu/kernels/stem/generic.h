@@ -39,18 +39,29 @@ struct Stem {
   }
 
   static bool load_f32_integers(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue) {
-    // By way of floats, a few at a time: compilers find vectors for the change of order of those.
-    constexpr int kPixels = 64;
-    float triples[3 * kPixels];
-    bool finite = true;
-    for (int begin = 0; begin < args.width; begin += kPixels) {
-      const int pixels = args.width - begin < kPixels ? args.width - begin : kPixels;
-      const LoadRowArgs row = {pixels, nullptr, nullptr, triples};
-      finite &= load_f32(row, red + begin, green + begin, blue + begin);
-      const float* scale = args.doubled_scale + 3 * begin;
-      for (int i = 0; i < 3 * pixels; ++i) args.dst[3 * begin + i] = rounded(triples[i] * scale[i]);
-    }
-    return finite;
+    return in_triples(args.width, red, green, blue, [&](const float* triples, int begin, int count) {
+      const float* scale = args.doubled_scale + begin;
+      std::int16_t* dst = args.dst + begin;
+      for (int i = 0; i < count; ++i) dst[i] = rounded(triples[i] * scale[i]);
+    });
+  }
+
+  static bool load_f32_bytes(const LoadBytesArgs& args, const float* red, const float* green, const float* blue) {
+    std::int32_t bad = 0;
+    const bool finite = in_triples(args.width, red, green, blue, [&](const float* triples, int begin, int count) {
+      const float* scale = args.doubled_scale + begin;
+      const std::int32_t* mean = args.doubled_mean + begin;
+      std::uint8_t* dst = args.dst + begin;
+      std::int32_t doubled[3 * kPixels];  // bytes may lie anywhere: written at once, they would rule out vectors
+      std::int32_t outside = 0;
+      for (int i = 0; i < count; ++i) {
+        doubled[i] = rounded(triples[i] * scale[i]) + mean[i];
+        outside |= doubled[i] & ~(2 * 255);
+      }
+      for (int i = 0; i < count; ++i) dst[i] = static_cast<std::uint8_t>(doubled[i] >> 1);
+      bad |= outside;
+    });
+    return finite && bad == 0;
   }
 
   static void integers_to_bfloat16(std::int16_t* values, std::int64_t count) {
@@ -58,6 +69,23 @@ struct Stem {
   }
 
  private:
+  static constexpr int kPixels = 64;  // at a time
+
+  // Calls use(triples, first, count) with a few values at a time: for the change of order of floats, compilers find
+  // vectors. Returns false if one is not finite.
+  template <class Use>
+  static bool in_triples(int width, const float* red, const float* green, const float* blue, const Use& use) {
+    float triples[3 * kPixels];
+    bool finite = true;
+    for (int begin = 0; begin < width; begin += kPixels) {
+      const int pixels = width - begin < kPixels ? width - begin : kPixels;
+      const LoadRowArgs row = {pixels, nullptr, nullptr, triples};
+      finite &= load_f32(row, red + begin, green + begin, blue + begin);
+      use(triples, 3 * begin, 3 * pixels);
+    }
+    return finite;
+  }
+
   // clamp(rint(value)). Adding 1.5 * 2^23 leaves no bits behind the point: it rounds to nearest even.
   static std::int16_t rounded(float value) {
     constexpr float kLimit = 32767.0f, kShift = 12582912.0f;

@@ -2,7 +2,8 @@
 
 namespace faceattr::cpu {
 
-extern const StemKernel kStemF32Scalar = {"stem_f32_scalar",      Stem::load_u8,           Stem::load_f32,
-                                          Stem::load_u8_integers, Stem::load_f32_integers, Stem::integers_to_bfloat16};
+extern const StemKernel kStemF32Scalar = {"stem_f32_scalar",         Stem::load_u8,           Stem::load_f32,
+                                          Stem::load_u8_integers,    Stem::load_f32_integers, Stem::load_f32_bytes,
+                                          Stem::integers_to_bfloat16};
 
 }  // namespace faceattr::cpu

@@ -22,6 +22,14 @@ struct LoadIntegersArgs {
   std::int16_t* dst = nullptr;
 };
 
+// Where all pixels of a row are some (2 * byte - doubled_mean[c]), the same as those bytes.
+struct LoadBytesArgs {
+  int width = 0;
+  const std::int32_t* doubled_mean = nullptr;  // [3 * width]
+  const float* doubled_scale = nullptr;        // [3 * width]
+  std::uint8_t* dst = nullptr;
+};
+
 struct StemKernel {
   const char* name;
   // uint8 RGB triples.
@@ -30,6 +38,8 @@ struct StemKernel {
   bool (*load_f32)(const LoadRowArgs& args, const float* red, const float* green, const float* blue);
   void (*load_u8_integers)(const LoadIntegersArgs& args, const std::uint8_t* row);
   bool (*load_f32_integers)(const LoadIntegersArgs& args, const float* red, const float* green, const float* blue);
+  // Returns false if a value is none of a byte, or not finite.
+  bool (*load_f32_bytes)(const LoadBytesArgs& args, const float* red, const float* green, const float* blue);
   // In place.
   void (*integers_to_bfloat16)(std::int16_t* values, std::int64_t count);
 };

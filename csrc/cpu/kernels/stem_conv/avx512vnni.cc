@@ -5,5 +5,7 @@ namespace faceattr::cpu {
 
 extern const PairStemKernel kPairStemAvx512Vnni = {"stem_s16_3x32_avx512vnni", 32,
                                                    StemConv<Avx512Integers, 3, 2, 2>::run};
+extern const QuadStemKernel kQuadStemAvx512Vnni = {"stem_u8_3x32_avx512vnni", 32,
+                                                   StemConv<Avx512Integers, 3, 2, 4>::run};
 
 }  // namespace faceattr::cpu

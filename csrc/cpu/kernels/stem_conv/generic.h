@@ -29,10 +29,12 @@ struct FloatSums {
     for (int j = 0; j < kVectors; ++j) sums[j].v.add_product(x, w[j].v);
   }
   FloatSums max(FloatSums o) const { return {v.max(o.v)}; }
+  using Scale = Vec;  // the bias
   template <class Store>
-  Float value(const Store& to, int channel) const {
-    return v + Vec::load(reinterpret_cast<const float*>(to.bias + channel));
+  static Scale scale(const Store& to, int channel) {
+    return Vec::load(reinterpret_cast<const float*>(to.bias + channel));
   }
+  Float value(Scale bias) const { return v + bias; }
   static void store_narrow(std::int16_t*, Float, float, float) {}  // never of floats
 };
 
@@ -45,17 +47,25 @@ struct StemConv {
   static constexpr int kStep = 2 * kRgb;  // from one output to the next
 
   static void run(const StemConvArgs& args, int panel) {
-    int x = 0;
-    for (; x + kPooled <= args.width; x += kPooled) tile<kPooled>(args, x, panel);
-    if (x < args.width && args.width >= kPooled) {
-      tile<kPooled>(args, args.width - kPooled, panel);  // some of it once more, to the same bits
-    } else {
-      for (; x < args.width; ++x) tile<1>(args, x, panel);
+    if constexpr (kGroup == 4) {
+      if (args.biases[0][0] != nullptr) return run_tiles<true>(args, panel);
     }
+    run_tiles<false>(args, panel);
   }
 
  private:
-  template <int kSize>
+  template <bool kBiases>
+  static void run_tiles(const StemConvArgs& args, int panel) {
+    int x = args.begin;
+    for (; x + kPooled <= args.end; x += kPooled) tile<kPooled, kBiases>(args, x, panel);
+    if (x < args.end && args.end - args.begin >= kPooled) {
+      tile<kPooled, kBiases>(args, args.end - kPooled, panel);  // some of it once more, to the same bits
+    } else {
+      for (; x < args.end; ++x) tile<1, kBiases>(args, x, panel);
+    }
+  }
+
+  template <int kSize, bool kBiases>
   [[gnu::noinline]] static void tile(const StemConvArgs& args, int x, int panel) {
     constexpr int kColumns = 2 * kSize;
     Vec acc[2][kColumns][kVectors];
@@ -89,11 +99,21 @@ struct StemConv {
     for (int p = 0; p < kSize; ++p) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) {
+        if constexpr (kBiases) {
+          for (int r = 0; r < 2; ++r) {
+            for (int c = 0; c < 2; ++c) {
+              const Vec bias = Vec::load(args.biases[r][c] + panel * kPanel + j * Vec::kWidth);
+              acc[r][2 * p + c][j] = acc[r][2 * p + c][j] + acc[r][2 * p + c][j] + bias;
+            }
+          }
+        }
         pooled[p][j] = acc[0][2 * p][j].max(acc[0][2 * p + 1][j]).max(acc[1][2 * p][j].max(acc[1][2 * p + 1][j]));
+        if constexpr (kGroup == 4 && !kBiases) pooled[p][j] = pooled[p][j] + pooled[p][j];
       }
     }
-#pragma GCC unroll 1
-    for (int p = 0; p < kSize; ++p) store_panel(args.store, pooled[p], args.out_channels, 0, x + p, panel);
+    std::int64_t rows[kSize] = {}, columns[kSize];
+    for (int p = 0; p < kSize; ++p) columns[p] = x + p;
+    store_panel(args.store, pooled, kSize, args.out_channels, rows, columns, panel);
   }
 };
 

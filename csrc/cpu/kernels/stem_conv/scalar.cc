@@ -8,6 +8,7 @@ namespace faceattr::cpu {
 extern const FloatStemKernel kFloatStemScalar = {"stem_f32_1x8_scalar", 8,
                                                  StemConv<FloatSums<PortableF32<4>>, 1, 2, 1>::run};
 extern const PairStemKernel kPairStemScalar = {"stem_s16_1x8_scalar", 8, StemConv<PortableIntegers<4>, 1, 2, 2>::run};
+extern const QuadStemKernel kQuadStemScalar = {"stem_u8_1x8_scalar", 8, StemConv<PortableIntegers<4>, 1, 2, 4>::run};
 extern const Bfloat16StemKernel kBfloat16StemScalar = {"stem_bf16_1x8_scalar", 8,
                                                        StemConv<PortableBfloat16<4>, 1, 2, 2>::run};
 

@@ -16,27 +16,32 @@ namespace faceattr::cpu {
 
 constexpr int kStemTaps = 7, kStemPad = 3, kRgb = 3;
 
+// Kernels that read fours of bytes compute twice the sum, of values that are not negative; what outputs at the image's
+// edge lack, they get by biases of their own.
 struct StemConvArgs {
   const void* src = nullptr;  // first tap of the upper left output
   std::int64_t pitch = 0;     // values from one row to the next
-  // [panel][7][run / group][panel width][group]: runs of 21 values, in pairs with one more of weight zero, which is
-  // read too; zero-padded channels.
+  // [panel][7][run / group][panel width][group]: runs of 21 values, filled up to pairs or fours with weights of zero,
+  // whose values are read too; zero-padded channels.
   const void* weights = nullptr;
-  int width = 0;  // pooled positions
+  int begin = 0, end = 0;  // pooled positions
   int out_channels = 0;
   NarrowStore store;  // of floats: `bias` has their bits, and `floats` is written
+  // Kernels of bytes only: added to the output at row r and column c of the four, before the pool; null: nothing.
+  const std::int32_t* biases[2][2] = {};
 };
 
-// Computes one row of pooled positions, channels of one panel.
+// Computes pooled positions [begin, end) of a row, channels of one panel.
 struct StemConvKernel {
   const char* name;
   int panel;  // output channels per panel
   void (*run)(const StemConvArgs& args, int panel);
 };
 
-// float32; pairs of integers of 16 bits; bfloat16.
+// float32; pairs of integers of 16 bits; fours of bytes without a sign, by weights of 8 bits; bfloat16.
 using FloatStemKernel = StemConvKernel;
 using PairStemKernel = StemConvKernel;
+using QuadStemKernel = StemConvKernel;
 using Bfloat16StemKernel = StemConvKernel;
 
 }  // namespace faceattr::cpu
