@@ -73,12 +73,16 @@ LinearRunner::LinearRunner(const LinearHeadPhase& phase, const Layout& layout)
 
 void LinearRunner::run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const {
   LinearArgs args = args_;
-  const Team::Range items = team.share(panels_ * images);
+  args.image_pitch = static_cast<std::int64_t>(pitch);
+  const std::int64_t groups = (images + kernel_->images - 1) / kernel_->images;
+  const Team::Range items = team.share(panels_ * groups);
   for (std::int64_t item = items.begin; item < items.end; ++item) {  // a panel's weights stay in cache for all images
-    float* row = vectors + static_cast<std::size_t>(item % images) * pitch;
+    const std::int64_t first = item % groups * kernel_->images;
+    float* row = vectors + static_cast<std::size_t>(first) * pitch;
     args.base = row;
     args.dst = row + dst_;
-    run_(args, static_cast<int>(item / images));
+    args.images = static_cast<int>(std::min<std::int64_t>(kernel_->images, images - first));
+    run_(args, static_cast<int>(item / groups));
   }
 }
 

@@ -79,6 +79,8 @@ NarrowConvRunner::NarrowConvRunner(const Phase& phase, const NarrowConvKernel& k
     to.narrow_row_pitch = narrow_.row_pitch;
     to.narrow_pixel_pitch = narrow_.pixel_pitch;
     to.low = static_cast<float>(narrow_shape_.low);
+    // Where nothing but integers from zero up is stored, what they are cut off at is ReLU.
+    if (!has_floats_ && narrow_shape_.format == Format::kInteger && to.low >= 0) to.relu = false;
   }
   blocking_ =
       Blocking(phase.segments, tensors, shape_, kernel_->value_bytes,

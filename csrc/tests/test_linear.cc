@@ -35,16 +35,18 @@ double from_half(std::uint16_t bits) {
 }
 
 std::vector<const LinearKernel*> linear_kernels() {
-  static const LinearKernel wide = {"linear_f32_1x32_portable", Linear<PortableF32<16>>::kPanel,
-                                    Linear<PortableF32<16>>::run, Linear<PortableF32<16>>::run_half};
+  static const LinearKernel wide = {"linear_f32_2x32_portable", Linear<PortableF32<16>, 2>::kPanel, 2,
+                                    Linear<PortableF32<16>, 2>::run, Linear<PortableF32<16>, 2>::run_half};
   std::vector<const LinearKernel*> kernels = runnable(kernel_lists().Linear);
   kernels.push_back(&wide);
   return kernels;
 }
 
 void test_linear(const LinearKernel& kernel, int oc, int k1, bool integers, bool half) {
-  const int k2 = 6, gap = 3, k = k1 + k2;
-  const std::vector<float> src = values(k + gap, 11, integers);
+  // A group of images and one more, each with its results behind its vectors.
+  const int k2 = 6, gap = 3, k = k1 + k2, images = kernel.images + 1, pitch = k + gap + oc + 1;
+  std::vector<float> rows = values(static_cast<std::size_t>(images) * pitch, 11, integers);
+  for (int n = 0; n < images; ++n) std::fill_n(rows.begin() + n * pitch + k + gap, oc + 1, kCanary);
   std::vector<float> weight = values(static_cast<std::size_t>(oc) * k, 12, integers);
   const std::vector<float> bias = values(oc, 13, integers);
   std::vector<std::uint16_t> half_weight;
@@ -60,9 +62,10 @@ void test_linear(const LinearKernel& kernel, int oc, int k1, bool integers, bool
       half ? pack_panels(half_weight, oc, k, kernel.panel) : pack_panels(weight, oc, k, kernel.panel);
   const AlignedBuffer packed_bias = pack_bias(bias, kernel.panel), packed_scale = pack_bias(scale, kernel.panel);
   const LinearPart parts[] = {{0, k1}, {k1 + gap, k2}};
-  std::vector<float> dst(oc + 1, kCanary);
   LinearArgs args;
-  args.base = src.data();
+  args.base = rows.data();
+  args.images = images;
+  args.image_pitch = pitch;
   args.parts = parts;
   args.part_count = 2;
   args.weights = packed.data();
@@ -71,10 +74,13 @@ void test_linear(const LinearKernel& kernel, int oc, int k1, bool integers, bool
   args.scale = packed_scale.data();
   args.k = k;
   args.out_channels = oc;
-  args.dst = dst.data();
+  args.dst = rows.data() + k + gap;
   for (int p = 0; p < panel_count(oc, kernel.panel); ++p) (half ? kernel.run_half : kernel.run)(args, p);
   const std::string name = std::string(kernel.name) + (half ? " with float16 weights" : "");
-  for (int o = 0; o < oc; ++o) {
+  for (int at = 0; at < images * oc; ++at) {
+    const int o = at % oc;
+    const float* src = rows.data() + at / oc * pitch;
+    const float* dst = src + k + gap;
     double sum = bias[o], magnitude = std::abs(bias[o]);
     for (int i = 0; i < k; ++i) {
       const double v = static_cast<double>(weight[static_cast<std::size_t>(o) * k + i]) * src[i < k1 ? i : i + gap];
@@ -89,7 +95,7 @@ void test_linear(const LinearKernel& kernel, int oc, int k1, bool integers, bool
       FA_CHECK_MESSAGE(std::abs(dst[o] - sum) <= bound(chain, magnitude), name);
     }
   }
-  FA_CHECK(dst.back() == kCanary);
+  for (int n = 0; n < images; ++n) FA_CHECK(rows[n * pitch + k + gap + oc] == kCanary);
 }
 
 }  // namespace

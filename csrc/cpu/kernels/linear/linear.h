@@ -1,4 +1,4 @@
-// Matrix times vector, the vector in parts: dst[o] = sum over parts and i of base[offset + i] * weights[o, (part, i)] +
+// Matrix times vectors, each in parts: dst[o] = sum over parts and i of base[offset + i] * weights[o, (part, i)] +
 // bias[o].
 //
 // The sum is cut the same way always: each part in blocks of kLinearBlock values, in each block four interleaved chains
@@ -17,7 +17,9 @@ struct LinearPart {
 };
 
 struct LinearArgs {
-  const float* base = nullptr;
+  const float* base = nullptr;  // of the first image
+  int images = 1;
+  std::int64_t image_pitch = 0;  // floats from an image's vectors, and its results, to the next
   const LinearPart* parts = nullptr;
   int part_count = 0;
   const float* weights = nullptr;               // [panel][K][panel width]; zero-padded channels
@@ -31,7 +33,8 @@ struct LinearArgs {
 
 struct LinearKernel {
   const char* name;
-  int panel;  // output channels per panel
+  int panel;   // output channels per panel
+  int images;  // that share a pass over the weights
   void (*run)(const LinearArgs& args, int panel);
   void (*run_half)(const LinearArgs& args, int panel);  // with half_weights: each widened, exactly, as it is loaded
 };
