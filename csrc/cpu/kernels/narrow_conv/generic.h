@@ -51,29 +51,31 @@ struct NarrowConv {
     if constexpr (kSize > 1) {
       if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, t, tiles);
     }
+    if constexpr (kSize == kPixels) {
+      if (pixel % args.out_width + kSize <= args.out_width) {
+        return fetching<kSize, InRow>(args, pixel, panel, t, tiles);
+      }
+    }
+    fetching<kSize, Scattered<kSize>>(args, pixel, panel, t, tiles);
+  }
+
+  template <int kSize, class Positions>
+  static void fetching(const NarrowConvArgs& args, int pixel, int panel, int t, int tiles) {
     const std::int64_t next = args.k * kPanel * sizeof(Weight) + fetch_begin<kRowBytes>(t, tiles);
     switch (fetch_of(t, tiles)) {
       case Fetch::kNothing:
-        return tile<kSize, Fetch::kNothing>(args, pixel, panel, next);
+        return tile<kSize, Positions, Fetch::kNothing>(args, pixel, panel, next);
       case Fetch::kHalf:
-        return tile<kSize, Fetch::kHalf>(args, pixel, panel, next);
+        return tile<kSize, Positions, Fetch::kHalf>(args, pixel, panel, next);
       case Fetch::kAll:
-        return tile<kSize, Fetch::kAll>(args, pixel, panel, next);
+        return tile<kSize, Positions, Fetch::kAll>(args, pixel, panel, next);
     }
   }
 
   // `next`: bytes from a row of weights to what is fetched meanwhile.
-  template <int kSize, Fetch kFetch>
+  template <int kSize, class Positions, Fetch kFetch>
   [[gnu::noinline]] static void tile(const NarrowConvArgs& args, int pixel, int panel, std::int64_t next) {
-    std::int64_t rows[kSize], columns[kSize];
-    rows[0] = pixel / args.out_width;
-    columns[0] = pixel % args.out_width;
-    for (int r = 1; r < kSize; ++r) {
-      const bool wraps = columns[r - 1] + 1 == args.out_width;
-      rows[r] = rows[r - 1] + (wraps ? 1 : 0);
-      columns[r] = wraps ? 0 : columns[r - 1] + 1;
-    }
-
+    const Positions positions(pixel, args.out_width);
     Vec acc[kSize][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
@@ -85,8 +87,8 @@ struct NarrowConv {
       const ConvSegment& segment = args.segments[s];
       const Value* src[kSize];
       for (int r = 0; r < kSize; ++r) {
-        src[r] = static_cast<const Value*>(args.base) + segment.offset + rows[r] * segment.row_step +
-                 columns[r] * segment.column_step;
+        src[r] = static_cast<const Value*>(args.base) + segment.offset +
+                 positions.offset(r, segment.row_step, segment.column_step);
       }
       for (int t = 0; t < segment.run_count; ++t) {
         accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, next);
@@ -96,7 +98,7 @@ struct NarrowConv {
     if (args.sums != nullptr) {
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) {
-        std::int32_t* dst = args.sums + rows[r] * args.sums_row_pitch + columns[r] * args.sums_pixel_pitch;
+        std::int32_t* dst = args.sums + positions.offset(r, args.sums_row_pitch, args.sums_pixel_pitch);
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; ++j) acc[r][j].store(dst + panel * kPanel + j * Vec::kWidth);
       }
@@ -108,7 +110,7 @@ struct NarrowConv {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) sums[r][j] = acc[r][j];
     }
-    store_panel(args.store, sums, kSize, args.out_channels, rows, columns, panel);
+    store_panel(args.store, sums, kSize, args.out_channels, positions, panel);
   }
 
   // The hot loop: kVectors loads and kSize broadcasts feed kGroup * kSize * kVectors * kWidth multiply-adds.

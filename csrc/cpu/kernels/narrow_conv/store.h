@@ -7,21 +7,72 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
+// Positions of a tile, of which there are two kinds: next to each other in a row, which is quick to compute with, and
+// such that go on in the next row.
+class InRow {
+ public:
+  InRow(int first, int width) : row_(first / width), column_(first % width) {}
+  // From position (0, 0) to position r of the tile.
+  [[gnu::always_inline]] std::int64_t offset(int r, std::int64_t row_pitch, std::int64_t pixel_pitch) const {
+    return row_ * row_pitch + (column_ + r) * pixel_pitch;
+  }
+
+ private:
+  std::int64_t row_, column_;
+};
+
+template <int kSize>
+class Scattered {
+ public:
+  Scattered(int first, int width) {
+    rows_[0] = first / width;
+    columns_[0] = first % width;
+    for (int r = 1; r < kSize; ++r) {
+      const bool wraps = columns_[r - 1] + 1 == width;
+      rows_[r] = rows_[r - 1] + (wraps ? 1 : 0);
+      columns_[r] = wraps ? 0 : columns_[r - 1] + 1;
+    }
+  }
+  [[gnu::always_inline]] std::int64_t offset(int r, std::int64_t row_pitch, std::int64_t pixel_pitch) const {
+    return rows_[r] * row_pitch + columns_[r] * pixel_pitch;
+  }
+
+ private:
+  std::int64_t rows_[kSize], columns_[kSize];
+};
+
+// Where a position's values go, from position (0, 0), in channels.
+struct Places {
+  std::int64_t residual, floats, narrow;
+
+  template <class Positions>
+  [[gnu::always_inline]] static Places of(const NarrowStore& to, const Positions& positions, int r) {
+    return {positions.offset(r, to.residual_row_pitch, to.residual_pixel_pitch),
+            positions.offset(r, to.floats_row_pitch, to.floats_pixel_pitch),
+            positions.offset(r, to.narrow_row_pitch, to.narrow_pixel_pitch)};
+  }
+  [[gnu::always_inline]] static Places of(const NarrowStore& to, std::int64_t row, std::int64_t column) {
+    return {row * to.residual_row_pitch + column * to.residual_pixel_pitch,
+            row * to.floats_row_pitch + column * to.floats_pixel_pitch,
+            row * to.narrow_row_pitch + column * to.narrow_pixel_pitch};
+  }
+};
+
 // A value, sum and bias, of `Sums::Float`'s width. `inverse`: what the narrow copy is multiplied by, or null.
 template <class Sums, bool kResidual, bool kFloats, bool kNarrow>
-[[gnu::always_inline]] inline void store_as(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
-                                            std::int64_t column, int channel, const typename Sums::Float* inverse) {
+[[gnu::always_inline]] inline void store_as(const NarrowStore& to, typename Sums::Float value, const Places& places,
+                                            int channel, const typename Sums::Float* inverse) {
   using Float = typename Sums::Float;
   if constexpr (kResidual) {
-    value = value + Float::load(to.residual + row * to.residual_row_pitch + column * to.residual_pixel_pitch + channel);
+    value = value + Float::load(to.residual + places.residual + channel);
   }
   if (to.relu) value = value.max(Float::zero());
   if constexpr (kFloats) {
-    value.store(to.floats + row * to.floats_row_pitch + column * to.floats_pixel_pitch + channel);
+    value.store(to.floats + places.floats + channel);
   }
   if constexpr (kNarrow) {
     if (inverse != nullptr) value = value * *inverse;
-    const std::int64_t at = row * to.narrow_row_pitch + column * to.narrow_pixel_pitch + channel;
+    const std::int64_t at = places.narrow + channel;
     if constexpr (Sums::kStoresBytes) {
       if (to.bytes != nullptr) return Sums::store_bytes(to.bytes + at, value, to.low);
     }
@@ -49,15 +100,21 @@ template <class Run>
 }
 
 template <class Sums>
-[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
-                                               std::int64_t column, int channel) {
+[[gnu::always_inline]] inline void store_value_at(const NarrowStore& to, typename Sums::Float value,
+                                                  const Places& places, int channel) {
   using Float = typename Sums::Float;
   Float inverse = Float::zero();
   if (to.inverse != nullptr) inverse = Float::load(to.inverse + channel);
   with_kind(to, [&](auto residual, auto floats, auto narrow) {
-    store_as<Sums, residual.value, floats.value, narrow.value>(to, value, row, column, channel,
+    store_as<Sums, residual.value, floats.value, narrow.value>(to, value, places, channel,
                                                                to.inverse != nullptr ? &inverse : nullptr);
   });
+}
+
+template <class Sums>
+[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
+                                               std::int64_t column, int channel) {
+  store_value_at<Sums>(to, value, Places::of(to, row, column), channel);
 }
 
 template <class Sums>
@@ -67,9 +124,9 @@ template <class Sums>
 }
 
 // `to` by value: what is stored through its pointers cannot change it.
-template <class Vec, int kVectors, bool kResidual, bool kFloats, bool kNarrow>
-[[gnu::noinline]] void store_whole_panel(NarrowStore to, const Vec (*sums)[kVectors], int positions,
-                                         const std::int64_t* rows, const std::int64_t* columns, int first) {
+template <class Vec, int kVectors, class Positions, bool kResidual, bool kFloats, bool kNarrow>
+[[gnu::noinline]] void store_whole_panel(NarrowStore to, const Vec (*sums)[kVectors], int count,
+                                         const Positions& positions, int first) {
   using Float = typename Vec::Float;
   typename Vec::Scale scale[kVectors];
   Float inverse[kVectors];
@@ -77,34 +134,35 @@ template <class Vec, int kVectors, bool kResidual, bool kFloats, bool kNarrow>
     scale[j] = Vec::scale(to, first + j * Vec::kWidth);
     inverse[j] = kNarrow && to.inverse != nullptr ? Float::load(to.inverse + first + j * Vec::kWidth) : Float::zero();
   }
-  for (int r = 0; r < positions; ++r) {
+  for (int r = 0; r < count; ++r) {
+    const Places places = Places::of(to, positions, r);
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; ++j) {
-      store_as<Vec, kResidual, kFloats, kNarrow>(to, sums[r][j].value(scale[j]), rows[r], columns[r],
-                                                 first + j * Vec::kWidth,
+      store_as<Vec, kResidual, kFloats, kNarrow>(to, sums[r][j].value(scale[j]), places, first + j * Vec::kWidth,
                                                  to.inverse != nullptr ? &inverse[j] : nullptr);
     }
   }
 }
 
-// Sums of a panel at `positions` positions.
-template <class Vec, int kVectors>
-void store_panel(const NarrowStore& to, const Vec (*sums)[kVectors], int positions, int out_channels,
-                 const std::int64_t* rows, const std::int64_t* columns, int panel) {
+// Sums of a panel at `count` positions.
+template <class Vec, int kVectors, class Positions>
+void store_panel(const NarrowStore& to, const Vec (*sums)[kVectors], int count, int out_channels,
+                 const Positions& positions, int panel) {
   constexpr int kPanel = kVectors * Vec::kWidth;
   const int first = panel * kPanel;
   if (out_channels - first >= kPanel) {
     return with_kind(to, [&](auto residual, auto floats, auto narrow) {
-      store_whole_panel<Vec, kVectors, residual.value, floats.value, narrow.value>(to, sums, positions, rows, columns,
-                                                                                   first);
+      store_whole_panel<Vec, kVectors, Positions, residual.value, floats.value, narrow.value>(to, sums, count,
+                                                                                              positions, first);
     });
   }
   using Single = typename Vec::Single;  // the last panel of an unusual width
-  for (int r = 0; r < positions; ++r) {
+  for (int r = 0; r < count; ++r) {
+    const Places places = Places::of(to, positions, r);
     std::int32_t stored[kPanel];
     for (int j = 0; j < kVectors; ++j) sums[r][j].store(stored + j * Vec::kWidth);
     for (int c = 0; c < out_channels - first; ++c) {
-      store_sums(to, Single::load(stored + c), rows[r], columns[r], first + c);
+      store_value_at<Single>(to, Single::load(stored + c).value(Single::scale(to, first + c)), places, first + c);
     }
   }
 }

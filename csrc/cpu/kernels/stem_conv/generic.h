@@ -111,9 +111,7 @@ struct StemConv {
         if constexpr (kGroup == 4 && !kBiases) pooled[p][j] = pooled[p][j] + pooled[p][j];
       }
     }
-    std::int64_t rows[kSize] = {}, columns[kSize];
-    for (int p = 0; p < kSize; ++p) columns[p] = x + p;
-    store_panel(args.store, pooled, kSize, args.out_channels, rows, columns, panel);
+    store_panel(args.store, pooled, kSize, args.out_channels, InRow(x, args.end), panel);
   }
 };
 
