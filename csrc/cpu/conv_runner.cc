@@ -78,10 +78,14 @@ SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {
   return args;
 }
 
-void ConvRunner::run(const ImageMemory& memory, const Team& team) const {
+void ConvRunner::run(const ImageMemory& memory, const Team& team, const char* ahead) const {
   clear_border(dst_, shape_, memory.arena, team);
-  const SegmentedConvArgs args = bind(memory);
-  blocking_.run(team, [&](int begin, int end, int panel) { kernel_->run(args, begin, end, panel); });
+  SegmentedConvArgs args = bind(memory);
+  args.ahead = ahead;
+  blocking_.run(team, [&](int begin, int end, int panel) {
+    kernel_->run(args, begin, end, panel);
+    args.ahead = nullptr;  // the first call has fetched as much as a cache keeps
+  });
 }
 
 void ConvRunner::run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const {

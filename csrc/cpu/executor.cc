@@ -126,7 +126,7 @@ void Executor::run_images(const Pixels& pixels, std::int64_t first, int images, 
   Stopwatch watch(seconds, team);
   const auto run = [&](int phase_begin, int phase_end, int image, int count) {
     for (int p = phase_begin; p < phase_end; ++p) {
-      if (!run_phase(runners_[p], pixels, first + image, count, of_image(memory, image), non_finite + image, team)) {
+      if (!run_phase(p, pixels, first + image, count, of_image(memory, image), non_finite + image, team)) {
         continue;
       }
       team.sync();
@@ -139,9 +139,20 @@ void Executor::run_images(const Pixels& pixels, std::int64_t first, int images, 
   team.sync();  // the next images reuse the arena
 }
 
+// What is worth fetching while a convolution runs, whose own weights are few.
+const char* Executor::weights_after(int phase, const Team& team) const {
+  while (++phase < phase_count()) {
+    if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[phase])) return winograd->first_weights(team);
+    if (const auto* linear = std::get_if<LinearRunner>(&runners_[phase])) return linear->first_weights(team);
+    if (!std::holds_alternative<MeansRunner>(runners_[phase])) break;
+  }
+  return nullptr;
+}
+
 // Returns false for heads, which come later, for the whole batch.
-bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_t first, int images,
-                         const ImageMemory& memory, std::atomic<bool>* non_finite, const Team& team) const {
+bool Executor::run_phase(int phase, const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
+                         std::atomic<bool>* non_finite, const Team& team) const {
+  const Runner& runner = runners_[phase];
   if (std::holds_alternative<LinearRunner>(runner)) return false;
   if (const auto* winograd = std::get_if<WinogradRunner>(&runner)) {
     winograd->run(memory, images, team);
@@ -159,7 +170,7 @@ bool Executor::run_phase(const Runner& runner, const Pixels& pixels, std::int64_
     } else if (const auto* stem = std::get_if<NarrowStemRunner>(&runner)) {
       finite = stem->run(pixels, first + image, own, team);
     } else if (const auto* conv = std::get_if<ConvRunner>(&runner)) {
-      conv->run(own, team);
+      conv->run(own, team, image + 1 == images ? weights_after(phase, team) : nullptr);
     } else if (const auto* conv = std::get_if<NarrowConvRunner>(&runner)) {
       conv->run(own, team);
     } else if (const auto* quantize = std::get_if<QuantizeRunner>(&runner)) {

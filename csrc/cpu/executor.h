@@ -58,7 +58,8 @@ class Executor {
   template <class Runner, class... Arguments>
   void add(const Arguments&... arguments);
   ImageMemory of_image(const ImageMemory& group, int image) const;
-  bool run_phase(const Runner& runner, const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
+  const char* weights_after(int phase, const Team& team) const;
+  bool run_phase(int phase, const Pixels& pixels, std::int64_t first, int images, const ImageMemory& memory,
                  std::atomic<bool>* non_finite, const Team& team) const;
   void copy_maps(const ImageMemory& memory, std::int64_t image, float* const* outputs, const Team& team) const;
 

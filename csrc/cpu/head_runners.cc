@@ -71,6 +71,12 @@ LinearRunner::LinearRunner(const LinearHeadPhase& phase, const Layout& layout)
   args_.scale = scale_.data();
 }
 
+const char* LinearRunner::first_weights(const Team& team) const {
+  if (sizeof(float) * weights_.size() < kFewWeightBytes) return nullptr;
+  const auto first = static_cast<std::size_t>(team.share(panels_).begin);
+  return reinterpret_cast<const char*>(weights_.data() + weights_.size() / panels_ * first);
+}
+
 void LinearRunner::run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const {
   LinearArgs args = args_;
   args.image_pitch = static_cast<std::int64_t>(pitch);

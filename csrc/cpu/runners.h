@@ -70,7 +70,8 @@ class StemRunner {
 class ConvRunner {
  public:
   ConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
-  void run(const ImageMemory& memory, const Team& team) const;
+  // `ahead`: memory that the next phase reads, to be fetched meanwhile; null: none.
+  void run(const ImageMemory& memory, const Team& team, const char* ahead = nullptr) const;
   // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
   void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
   const char* kernel() const { return kernel_->name; }
@@ -91,6 +92,9 @@ class ConvRunner {
   Blocking blocking_;
 };
 
+// Weights of fewer bytes stay in caches from one image to the next: there are few phases of more.
+constexpr std::size_t kFewWeightBytes = std::size_t{2} << 20;
+
 // Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
 std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 
@@ -101,6 +105,8 @@ class WinogradRunner {
   WinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
   // A group of images: a panel's weights are loaded once for all of them.
   void run(const ImageMemory& memory, int images, const Team& team) const;
+  // The weights that this member reads first; null where they are few.
+  const char* first_weights(const Team& team) const;
   const char* kernel() const { return winograd_->name; }
   std::size_t scratch_floats(int images) const;
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + direct_.packed_floats(); }
@@ -177,6 +183,8 @@ class LinearRunner {
   LinearRunner(const LinearHeadPhase& phase, const Layout& layout);
   // `vectors`: rows of `pitch` floats, one per image.
   void run(float* vectors, std::size_t pitch, std::int64_t images, const Team& team) const;
+  // The weights that this member reads first for one image; null where they are few.
+  const char* first_weights(const Team& team) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size() + scale_.size(); }

@@ -220,6 +220,12 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   }
 }
 
+const char* WinogradRunner::first_weights(const Team& team) const {
+  if (!whole_map_ || sizeof(float) * weights_.size() < kFewWeightBytes) return nullptr;
+  const std::int64_t group = std::int64_t{winograd_->form.filters()} * group_panels(gemm_->panel) * gemm_->panel;
+  return reinterpret_cast<const char*>(weights_.data() + team.share(groups_).begin * group * channels_);
+}
+
 void WinogradRunner::run(const ImageMemory& memory, int images, const Team& team) const {
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);

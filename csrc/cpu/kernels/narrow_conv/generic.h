@@ -64,6 +64,7 @@ struct NarrowConv {
     const std::int64_t next = args.k * kPanel * sizeof(Weight) + fetch_begin<kRowBytes>(t, tiles);
     switch (fetch_of(t, tiles)) {
       case Fetch::kNothing:
+      case Fetch::kLine:
         return tile<kSize, Positions, Fetch::kNothing>(args, pixel, panel, next);
       case Fetch::kHalf:
         return tile<kSize, Positions, Fetch::kHalf>(args, pixel, panel, next);

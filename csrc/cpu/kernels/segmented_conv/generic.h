@@ -13,6 +13,11 @@ template <class Vec, int kPixels, int kVectors, bool kLanes = false>
 struct SegmentedConv {
   static constexpr int kPanel = kVectors * Vec::kWidth;
   static constexpr int kRowBytes = kPanel * sizeof(float);
+  // From what is fetched in one step of K to the next.
+  template <Fetch kFetch>
+  static constexpr std::int64_t kStep = kFetch == Fetch::kNothing ? 0
+                                        : kFetch == Fetch::kLine  ? kCacheLine
+                                                                  : kRowBytes;
 
   static void run(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel) {
     // Tiles of nearly equal size: 49 positions are 4 x 6 + 5 x 5, not 8 x 6 + 1, whose last tile would wait for
@@ -32,20 +37,22 @@ struct SegmentedConv {
     if constexpr (kSize > 1) {
       if (size < kSize) return dispatch<kSize - 1>(args, pixel, size, panel, t, tiles);
     }
-    const std::int64_t next = args.k * kPanel * sizeof(float) + fetch_begin<kRowBytes>(t, tiles);
+    const auto* next = reinterpret_cast<const char*>(args.weights + args.k * kPanel * (panel + 1));
     switch (fetch_of(t, tiles)) {
       case Fetch::kNothing:
-        return tile<kSize, Fetch::kNothing>(args, pixel, panel, next);
+        if (args.ahead == nullptr) return tile<kSize, Fetch::kNothing>(args, pixel, panel, nullptr);
+        return tile<kSize, Fetch::kLine>(args, pixel, panel, args.ahead + t * args.k * kCacheLine);
+      case Fetch::kLine:
       case Fetch::kHalf:
-        return tile<kSize, Fetch::kHalf>(args, pixel, panel, next);
+        return tile<kSize, Fetch::kHalf>(args, pixel, panel, next + fetch_begin<kRowBytes>(t, tiles));
       case Fetch::kAll:
         return tile<kSize, Fetch::kAll>(args, pixel, panel, next);
     }
   }
 
-  // `next`: bytes from a row of weights to what is fetched meanwhile.
+  // `ahead`: what is fetched meanwhile.
   template <int kSize, Fetch kFetch>
-  [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel, std::int64_t next) {
+  [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel, const char* ahead) {
     std::int64_t rows[kSize], columns[kSize];
     rows[0] = pixel / args.out_width;
     columns[0] = pixel % args.out_width;
@@ -69,8 +76,9 @@ struct SegmentedConv {
         src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
       }
       for (int t = 0; t < segment.run_count; ++t) {
-        accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, next);
+        accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, ahead);
         weights += static_cast<std::int64_t>(segment.run_length) * kPanel;
+        if constexpr (kFetch != Fetch::kNothing) ahead += segment.run_length * kStep<kFetch>;
       }
     }
     finish<kSize>(args, acc, rows, columns, panel);
@@ -80,7 +88,7 @@ struct SegmentedConv {
   template <int kSize, Fetch kFetch>
   [[gnu::always_inline]] static inline void accumulate(Vec (&acc)[kSize][kVectors], const float* const (&src)[kSize],
                                                        std::int64_t run, int length, const float* weights,
-                                                       std::int64_t next) {
+                                                       const char* ahead) {
     const float* p[kSize];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) p[r] = src[r] + run;
@@ -91,13 +99,13 @@ struct SegmentedConv {
         Vec x[kSize];
 #pragma GCC unroll 16
         for (int r = 0; r < kSize; ++r) x[r] = Vec::load(p[r] + i);
-        accumulate_lanes<kSize, kFetch, 0>(acc, x, weights + i * kPanel, next);
+        accumulate_lanes<kSize, kFetch, 0>(acc, x, weights + i * kPanel, ahead + i * kStep<kFetch>);
       }
     }
 #pragma GCC unroll 1
     for (; i < length; ++i) {
       Vec w[kVectors];
-      load_weights<kFetch>(w, weights + i * kPanel, next);
+      load_weights<kFetch>(w, weights + i * kPanel, ahead + i * kStep<kFetch>);
 #pragma GCC unroll 16
       for (int r = 0; r < kSize; ++r) {
         const Vec x = Vec::broadcast(p[r] + i);
@@ -110,22 +118,22 @@ struct SegmentedConv {
   // Steps kLane and up of those that one load of each position feeds, in the order of K.
   template <int kSize, Fetch kFetch, int kLane>
   [[gnu::always_inline]] static inline void accumulate_lanes(Vec (&acc)[kSize][kVectors], const Vec (&x)[kSize],
-                                                             const float* weights, std::int64_t next) {
+                                                             const float* weights, const char* ahead) {
     Vec w[kVectors];
-    load_weights<kFetch>(w, weights, next);
+    load_weights<kFetch>(w, weights, ahead);
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVectors; ++j) acc[r][j].template add_product_lane<kLane>(x[r], w[j]);
     }
     if constexpr (kLane + 1 < Vec::kWidth) {
-      accumulate_lanes<kSize, kFetch, kLane + 1>(acc, x, weights + kPanel, next);
+      accumulate_lanes<kSize, kFetch, kLane + 1>(acc, x, weights + kPanel, ahead + kStep<kFetch>);
     }
   }
 
   template <Fetch kFetch>
-  [[gnu::always_inline]] static inline void load_weights(Vec (&w)[kVectors], const float* weights, std::int64_t next) {
-    fetch_row<kFetch, kRowBytes>(reinterpret_cast<const char*>(weights) + next);
+  [[gnu::always_inline]] static inline void load_weights(Vec (&w)[kVectors], const float* weights, const char* ahead) {
+    fetch_row<kFetch, kRowBytes>(ahead);
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + j * Vec::kWidth);
   }

@@ -36,6 +36,9 @@ struct SegmentedConvArgs {
   std::int64_t dst_row_pitch = 0, dst_pixel_pitch = 0;
   const float* residual = nullptr;  // may be dst, or null
   std::int64_t residual_row_pitch = 0, residual_pixel_pitch = 0;
+  // Memory that a later phase reads, fetched meanwhile, a cache line per step of K, by all but the last two tiles of a
+  // call; null: nothing.
+  const char* ahead = nullptr;
 };
 
 // Computes output positions [pixel_begin, pixel_end) in row-major order, channels of one panel. Reads nothing outside
