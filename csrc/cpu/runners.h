@@ -141,6 +141,7 @@ class WinogradRunner {
   std::size_t workspace_, slot_;  // floats: the transformed input's offset, from one image's arena to the next
   int channels_;                  // of all sources
   int rows_, columns_;            // of tiles
+  int strip_rows_;                // of them that are transformed at a time
   int panels_, groups_;           // of output channels; a group of panels is what one thread takes at a time
   bool whole_map_;                // the transformed input of the whole map is kept in the arena, else strip by strip
 };
