@@ -55,6 +55,26 @@ def test_uint8_and_float32_pixels_give_the_same_bits(pixels, isa, monkeypatch):
     assert_same_bits(fast(images), fast(normalise(images, net.spec)))
 
 
+@pytest.mark.parametrize("size", [8, 12, 48])
+def test_bytes_of_pixels_and_other_pixels_give_the_integers_of_all_instruction_sets(size, tmp_path, monkeypatch):
+    # Where kernels multiply bytes, the stem does so strip by strip, eight rows of its map each: at 48 pixels one image
+    # has strips of both kinds. AVX2 knows one kind.
+    net = random_net(dataclasses.replace(SMALL, pixels=PixelSpec(size=size)), 2)
+    images = random_pixels(net.spec, 4, 2)
+    pixels = normalise(images, net.spec)
+    pixels[1, 0, 0, 0] += 0.001
+    pixels[2, 2, -1, -1] += 0.001
+    pixels[3] *= 3
+    in_int8(net, images).save(tmp_path / "scaled.safetensors")
+    results = []
+    for isa in ISAS:
+        monkeypatch.setenv("FACEATTR_ISA", isa)
+        fast = FastForward.load(tmp_path / "scaled.safetensors", dtype="int8")
+        results.append(fast.features(pixels, "conv1")["block_input"])
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
 def rows(outputs, index):
     return {name: np.ascontiguousarray(value[index]) for name, value in outputs.items()}
 

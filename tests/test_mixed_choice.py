@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import re
 import pickle
+import re
 
 import numpy as np
 import pytest

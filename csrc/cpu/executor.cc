@@ -139,7 +139,7 @@ void Executor::run_images(const Pixels& pixels, std::int64_t first, int images, 
   team.sync();  // the next images reuse the arena
 }
 
-// What is worth fetching while a convolution runs, whose own weights are few.
+// What is worth fetching while a convolution runs.
 const char* Executor::weights_after(int phase, const Team& team) const {
   while (++phase < phase_count()) {
     if (const auto* winograd = std::get_if<WinogradRunner>(&runners_[phase])) return winograd->first_weights(team);

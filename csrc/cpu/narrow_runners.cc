@@ -1,12 +1,10 @@
 #include "cpu/narrow_runners.h"
 
-#include <algorithm>
-#include <utility>
-
 #include "cpu/narrow_pack.h"
 #include "cpu/pack.h"
 
 namespace faceattr::cpu {
+
 NarrowConvRunner::NarrowConvRunner(const QuantizedConvPhase& phase, const Layout& layout)
     : NarrowConvRunner(phase, best(kernel_lists().QuantizedConv, layout.features), quantized(phase), layout) {
   if (phase.copy >= 0) {

@@ -37,7 +37,7 @@ class NarrowStemRunner {
   int size_, channels_, panels_;
   TensorShape shape_;
   MapPlacement dst_;
-  std::optional<ByteStem> bytes_;  // for strips of pixels that are bytes, where the CPU multiplies those
+  std::optional<ByteStem> bytes_;  // for strips of pixels that are bytes, where kernels multiply such
 };
 
 class NarrowConvRunner {

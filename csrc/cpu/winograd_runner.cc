@@ -14,10 +14,10 @@ constexpr int kSkew = 16;
 // thread its own.
 constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
 // Tiles per strip, at least, in whole rows: weights are read once per strip, and stay in an L2 of 1 MiB beside it. 14
-// tiles of 64 channels take 113 KiB for F(2x2), 127 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
+// tiles of 64 channels take 128 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
 constexpr int kStripTiles = 14;
-// Output channels whose products are held at once, in whole panels: 36 points x 28 tiles x 32 channels take 126 KiB, 49
-// points x 24 tiles 147 KiB, 65 points x 14 tiles 114 KiB, the 64 channels of one AVX-512 panel twice that.
+// Output channels whose products are held at once, in whole panels: 36 points x 14 tiles x 32 channels take 63 KiB, 65
+// points x 14 tiles 114 KiB, the 64 channels of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
 
 int tiles(int side, int tile) { return (side + tile - 1) / tile; }

@@ -1,5 +1,7 @@
 #include "plan/phase.h"
 
+#include <algorithm>
+
 #include <cmath>
 #include <cstddef>
 #include <stdexcept>
@@ -91,6 +93,8 @@ class Checker {
     const TensorShape& dst = check_stem(phase, true);
     require(dst.low == 0, "the stem's integers start at 0");
     require(static_cast<int>(phase.multiplier.size()) == dst.channels, "a multiplier per channel is needed");
+    require(std::all_of(phase.multiplier.begin(), phase.multiplier.end(), [](float m) { return m >= 0; }),
+            "a multiplier of the stem is negative");
   }
 
   std::size_t visit(const Segment& s, const TensorShape& dst, Format format) const {

@@ -97,7 +97,7 @@ FA_TEST(uint8_pixels_as_integers) {
 FA_TEST(float_pixels_as_integers) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const StemKernel* kernel : runnable(kernel_lists().Stem)) {
-    for (int width : {4, 20, 33}) {
+    for (int width : {4, 16, 20, 33, 85}) {
       const float factors[] = {0.5f, 0.25f, 255.0f};
       std::vector<float> planes(3 * width), means(3 * width, 0.0f), scales(3 * width);
       for (int i = 0; i < 3 * width; ++i) {

@@ -89,6 +89,10 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
     for (int begin = 0; begin < pixels; begin += 5) kernel.run(args, begin, std::min(begin + 5, pixels), p);
   }
   FA_CHECK_MESSAGE(dst == cut, kernel.name);
+  std::fill(cut.begin(), cut.end(), kCanary);
+  args.ahead = reinterpret_cast<const char*>(arena.data());  // what is fetched meanwhile changes nothing
+  for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
+  FA_CHECK_MESSAGE(dst == cut, kernel.name);
 
   int written = 0, zeros = 0;
   for (int y = 0; y < c.height; ++y) {

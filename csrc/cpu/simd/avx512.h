@@ -8,15 +8,18 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
+// 32 bits anywhere, whatever they are.
+typedef std::int32_t Anywhere32 __attribute__((may_alias, aligned(1)));
+
 // Two sums += products of the 32 bits at `p`, broadcast, with two weights; `mnemonic` takes a destination and two
 // factors, the broadcast one first. Written out: GCC 12 would load all positions' values before the first product and
 // spill or copy sums for the lack of registers.
 #define FA_ADD_BROADCAST_PRODUCTS(mnemonic, p, w0, w1, sum0, sum1)                  \
   do {                                                                              \
-    __m512i x;                                                                      \
+    __m512i broadcast_;                                                             \
     asm("vpbroadcastd %3, %2\n\t" mnemonic " %4, %2, %0\n\t" mnemonic " %5, %2, %1" \
-        : "+v"(sum0), "+v"(sum1), "=&v"(x)                                          \
-        : "m"(*reinterpret_cast<const std::int32_t*>(p)), "v"(w0), "v"(w1));        \
+        : "+&v"(sum0), "+&v"(sum1), "=&v"(broadcast_)                               \
+        : "m"(*reinterpret_cast<const Anywhere32*>(p)), "v"(w0), "v"(w1));          \
   } while (false)
 
 struct Avx512F32 {

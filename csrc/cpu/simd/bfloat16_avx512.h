@@ -24,11 +24,13 @@ struct Avx512Bfloat16 {
   static Avx512Bfloat16 load(const void* p) { return {_mm512_loadu_si512(p)}; }
   void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
 #if defined(__AVX512BF16__)
-  static void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair, const Avx512Bfloat16 (&w)[2]) {
+  [[gnu::always_inline]] static inline void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair,
+                                                         const Avx512Bfloat16 (&w)[2]) {
     FA_ADD_BROADCAST_PRODUCTS("vdpbf16ps", pair, w[0].v, w[1].v, sums[0].v, sums[1].v);
   }
 #else
-  static void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair, const Avx512Bfloat16 (&w)[2]) {
+  [[gnu::always_inline]] static inline void add_products(Avx512Bfloat16 (&sums)[2], const std::int16_t* pair,
+                                                         const Avx512Bfloat16 (&w)[2]) {
     std::int32_t bits;
     std::memcpy(&bits, pair, sizeof bits);
     const Avx512Bfloat16 x = {_mm512_set1_epi32(bits)};

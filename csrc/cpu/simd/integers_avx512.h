@@ -23,15 +23,18 @@ struct Avx512Integers {
   static Avx512Integers load(const void* p) { return {_mm512_loadu_si512(p)}; }
   void store(std::int32_t* p) const { _mm512_storeu_si512(p, v); }
 #if defined(__AVX512VNNI__)
-  static void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair, const Avx512Integers (&w)[2]) {
+  [[gnu::always_inline]] static inline void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair,
+                                                         const Avx512Integers (&w)[2]) {
     FA_ADD_BROADCAST_PRODUCTS("vpdpwssd", pair, w[0].v, w[1].v, sums[0].v, sums[1].v);
   }
   // Of bytes without a sign and bytes with one.
-  static void add_products(Avx512Integers (&sums)[2], const std::uint8_t* quad, const Avx512Integers (&w)[2]) {
+  [[gnu::always_inline]] static inline void add_products(Avx512Integers (&sums)[2], const std::uint8_t* quad,
+                                                         const Avx512Integers (&w)[2]) {
     FA_ADD_BROADCAST_PRODUCTS("vpdpbusd", quad, w[0].v, w[1].v, sums[0].v, sums[1].v);
   }
 #else
-  static void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair, const Avx512Integers (&w)[2]) {
+  [[gnu::always_inline]] static inline void add_products(Avx512Integers (&sums)[2], const std::int16_t* pair,
+                                                         const Avx512Integers (&w)[2]) {
     std::int32_t bits;
     std::memcpy(&bits, pair, sizeof bits);
     const __m512i x = _mm512_set1_epi32(bits);

@@ -5,6 +5,7 @@
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
 #include "cpu/kernels/narrow_conv/store.h"
 #include "cpu/kernels/segmented_conv/fetch.h"
+#include "cpu/kernels/segmented_conv/positions.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy

@@ -5,7 +5,7 @@
 //     overflows, so every order gives the same: an output is the same number on every instruction set. Kernels that
 //     read fours take a value's distance from the lower end of its range, 0..255, and the bias makes up for it: sum w x
 //     = sum w (x - low) + low * sum w, border and all, where zeros are stored as -low;
-//   pairs: the same of integers and weights of 16 bits, where the sums fit: the stem's, and those of transformed tiles;
+//   pairs: the same of integers and weights of 16 bits, where the sums fit: those of transformed tiles;
 //   bfloat16: sums of float32, two products after the other; each instruction set rounds its own way.
 //
 //   sum[p, o] = sum_s sum_t sum_i src_s[p * step_s + tap_s(t) + i] * weights[o, (s, t, i)]

@@ -3,43 +3,10 @@
 #pragma once
 
 #include "cpu/kernels/narrow_conv/narrow_conv.h"
+#include "cpu/kernels/segmented_conv/positions.h"
 
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
-
-// Positions of a tile, of which there are two kinds: next to each other in a row, which is quick to compute with, and
-// such that go on in the next row.
-class InRow {
- public:
-  InRow(int first, int width) : row_(first / width), column_(first % width) {}
-  // From position (0, 0) to position r of the tile.
-  [[gnu::always_inline]] std::int64_t offset(int r, std::int64_t row_pitch, std::int64_t pixel_pitch) const {
-    return row_ * row_pitch + (column_ + r) * pixel_pitch;
-  }
-
- private:
-  std::int64_t row_, column_;
-};
-
-template <int kSize>
-class Scattered {
- public:
-  Scattered(int first, int width) {
-    rows_[0] = first / width;
-    columns_[0] = first % width;
-    for (int r = 1; r < kSize; ++r) {
-      const bool wraps = columns_[r - 1] + 1 == width;
-      rows_[r] = rows_[r - 1] + (wraps ? 1 : 0);
-      columns_[r] = wraps ? 0 : columns_[r - 1] + 1;
-    }
-  }
-  [[gnu::always_inline]] std::int64_t offset(int r, std::int64_t row_pitch, std::int64_t pixel_pitch) const {
-    return rows_[r] * row_pitch + columns_[r] * pixel_pitch;
-  }
-
- private:
-  std::int64_t rows_[kSize], columns_[kSize];
-};
 
 // Where a position's values go, from position (0, 0), in channels.
 struct Places {
@@ -51,7 +18,7 @@ struct Places {
             positions.offset(r, to.floats_row_pitch, to.floats_pixel_pitch),
             positions.offset(r, to.narrow_row_pitch, to.narrow_pixel_pitch)};
   }
-  [[gnu::always_inline]] static Places of(const NarrowStore& to, std::int64_t row, std::int64_t column) {
+  [[gnu::always_inline]] static Places at(const NarrowStore& to, std::int64_t row, std::int64_t column) {
     return {row * to.residual_row_pitch + column * to.residual_pixel_pitch,
             row * to.floats_row_pitch + column * to.floats_pixel_pitch,
             row * to.narrow_row_pitch + column * to.narrow_pixel_pitch};
@@ -85,42 +52,28 @@ struct Constant {
   static constexpr bool value = kValue;
 };
 
-// Calls run(true or false, …) as constants for: has a residual, writes floats, writes narrow values.
+// Calls run(true or false, …) as constants for: has a residual, writes floats, writes narrow values. Where there is a
+// residual, floats are written.
 template <class Run>
 [[gnu::always_inline]] inline void with_kind(const NarrowStore& to, const Run& run) {
   constexpr Constant<true> kYes;
   constexpr Constant<false> kNo;
   const bool narrow = to.narrow != nullptr || to.bytes != nullptr;
-  if (to.residual != nullptr) {
-    if (to.floats == nullptr) return run(kYes, kNo, kYes);
-    return narrow ? run(kYes, kYes, kYes) : run(kYes, kYes, kNo);
-  }
+  if (to.residual != nullptr) return narrow ? run(kYes, kYes, kYes) : run(kYes, kYes, kNo);
   if (to.floats == nullptr) return run(kNo, kNo, kYes);
   narrow ? run(kNo, kYes, kYes) : run(kNo, kYes, kNo);
 }
 
 template <class Sums>
-[[gnu::always_inline]] inline void store_value_at(const NarrowStore& to, typename Sums::Float value,
-                                                  const Places& places, int channel) {
+[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, const Places& places, int channel) {
   using Float = typename Sums::Float;
+  const Float value = sum.value(Sums::scale(to, channel));
   Float inverse = Float::zero();
   if (to.inverse != nullptr) inverse = Float::load(to.inverse + channel);
   with_kind(to, [&](auto residual, auto floats, auto narrow) {
     store_as<Sums, residual.value, floats.value, narrow.value>(to, value, places, channel,
                                                                to.inverse != nullptr ? &inverse : nullptr);
   });
-}
-
-template <class Sums>
-[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, std::int64_t row,
-                                               std::int64_t column, int channel) {
-  store_value_at<Sums>(to, value, Places::of(to, row, column), channel);
-}
-
-template <class Sums>
-[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, std::int64_t row, std::int64_t column,
-                                              int channel) {
-  store_value<Sums>(to, sum.value(Sums::scale(to, channel)), row, column, channel);
 }
 
 // `to` by value: what is stored through its pointers cannot change it.
@@ -162,7 +115,7 @@ void store_panel(const NarrowStore& to, const Vec (*sums)[kVectors], int count, 
     std::int32_t stored[kPanel];
     for (int j = 0; j < kVectors; ++j) sums[r][j].store(stored + j * Vec::kWidth);
     for (int c = 0; c < out_channels - first; ++c) {
-      store_value_at<Single>(to, Single::load(stored + c).value(Single::scale(to, first + c)), places, first + c);
+      store_sums(to, Single::load(stored + c), places, first + c);
     }
   }
 }

@@ -88,7 +88,8 @@ struct QuantizedWinograd {
         if (args.direct != nullptr) {
           value = value + Vec::load(args.direct + y * args.direct_row_pitch + x * args.direct_pixel_pitch + channel);
         }
-        store_sums(args.store, value, args.row + y, args.column + x, args.first_channel + channel);
+        store_sums(args.store, value, Places::at(args.store, args.row + y, args.column + x),
+                   args.first_channel + channel);
       }
     }
   }

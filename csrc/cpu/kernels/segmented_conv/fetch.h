@@ -8,10 +8,10 @@ namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy
 
 // The last two tiles of a panel fetch half of each row of weights; a single tile, all of it. Past the last panel they
-// fetch what nobody needs, which is harmless. The other tiles may fetch something else, a line
-// per row.
+// fetch what nobody needs, which is harmless. The other tiles may fetch something else, a line per row.
 enum class Fetch { kNothing, kLine, kHalf, kAll };
 
+// Of the next panel.
 inline Fetch fetch_of(int tile, int tiles) {
   if (tiles == 1) return Fetch::kAll;
   return tile + 2 >= tiles ? Fetch::kHalf : Fetch::kNothing;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/kernels/segmented_conv/fetch.h"
+#include "cpu/kernels/segmented_conv/positions.h"
 #include "cpu/kernels/segmented_conv/segmented_conv.h"
 
 namespace faceattr::cpu {
@@ -40,9 +41,9 @@ struct SegmentedConv {
     const auto* next = reinterpret_cast<const char*>(args.weights + args.k * kPanel * (panel + 1));
     switch (fetch_of(t, tiles)) {
       case Fetch::kNothing:
+      case Fetch::kLine:
         if (args.ahead == nullptr) return tile<kSize, Fetch::kNothing>(args, pixel, panel, nullptr);
         return tile<kSize, Fetch::kLine>(args, pixel, panel, args.ahead + t * args.k * kCacheLine);
-      case Fetch::kLine:
       case Fetch::kHalf:
         return tile<kSize, Fetch::kHalf>(args, pixel, panel, next + fetch_begin<kRowBytes>(t, tiles));
       case Fetch::kAll:
@@ -53,15 +54,7 @@ struct SegmentedConv {
   // `ahead`: what is fetched meanwhile.
   template <int kSize, Fetch kFetch>
   [[gnu::noinline]] static void tile(const SegmentedConvArgs& args, int pixel, int panel, const char* ahead) {
-    std::int64_t rows[kSize], columns[kSize];
-    rows[0] = pixel / args.out_width;
-    columns[0] = pixel % args.out_width;
-    for (int r = 1; r < kSize; ++r) {
-      const bool wraps = columns[r - 1] + 1 == args.out_width;
-      rows[r] = rows[r - 1] + (wraps ? 1 : 0);
-      columns[r] = wraps ? 0 : columns[r - 1] + 1;
-    }
-
+    const Scattered<kSize> positions(pixel, args.out_width);
     Vec acc[kSize][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
@@ -73,7 +66,7 @@ struct SegmentedConv {
       const ConvSegment& segment = args.segments[s];
       const float* src[kSize];
       for (int r = 0; r < kSize; ++r) {
-        src[r] = args.base + segment.offset + rows[r] * segment.row_step + columns[r] * segment.column_step;
+        src[r] = args.base + segment.offset + positions.offset(r, segment.row_step, segment.column_step);
       }
       for (int t = 0; t < segment.run_count; ++t) {
         accumulate<kSize, kFetch>(acc, src, segment.runs[t], segment.run_length, weights, ahead);
@@ -81,7 +74,7 @@ struct SegmentedConv {
         if constexpr (kFetch != Fetch::kNothing) ahead += segment.run_length * kStep<kFetch>;
       }
     }
-    finish<kSize>(args, acc, rows, columns, panel);
+    finish<kSize>(args, acc, positions, panel);
   }
 
   // The hot loop: kVectors weight loads and kSize broadcasts feed kSize * kVectors multiply-adds.
@@ -141,16 +134,16 @@ struct SegmentedConv {
   // Bias and shortcut come last: added first, a large shortcut would cost every partial sum its low bits.
   template <int kSize>
   [[gnu::always_inline]] static inline void finish(const SegmentedConvArgs& args, Vec (&acc)[kSize][kVectors],
-                                                   const std::int64_t (&rows)[kSize],
-                                                   const std::int64_t (&columns)[kSize], int panel) {
+                                                   const Scattered<kSize>& positions, int panel) {
     const int first = panel * kPanel;
     const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {
-      float* dst = args.dst + rows[r] * args.dst_row_pitch + columns[r] * args.dst_pixel_pitch + first;
-      const float* residual = args.residual == nullptr ? nullptr
-                                                       : args.residual + rows[r] * args.residual_row_pitch +
-                                                             columns[r] * args.residual_pixel_pitch + first;
+      float* dst = args.dst + positions.offset(r, args.dst_row_pitch, args.dst_pixel_pitch) + first;
+      const float* residual = args.residual;
+      if (residual != nullptr) {
+        residual += positions.offset(r, args.residual_row_pitch, args.residual_pixel_pitch) + first;
+      }
       if (channels == kPanel) {
 #pragma GCC unroll 16
         for (int j = 0; j < kVectors; ++j) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels/narrow_conv/generic.h"
+#include "cpu/kernels/segmented_conv/positions.h"
 #include "cpu/kernels/stem_conv/stem_conv.h"
 #include "cpu/simd/portable.h"
 

@@ -1,9 +1,10 @@
 // The stem between its strip of input rows and the pooled map: 7x7 convolution at stride 2, bias, ReLU and 2x2 max
-// pool. The four outputs under a pooled one are summed side by side in registers, and their maximum alone gets a bias
-// and is rounded: both keep the order of values, so the result is that of the steps one after the other.
+// pool. The four outputs under a pooled one are summed side by side in registers, and their maximum alone gets a bias,
+// a multiplier that is not negative, and is rounded. All keep the order of numbers, so the result is that of the steps
+// one after the other, but for sums that overflow to NaN.
 //
-//   dst[x, o] = store(max over r, c in {0, 1} of sum_ky sum_i src[(ky + 2 r) * pitch + 6 * (2 x + c) + i] * w[o, ky,
-//   i])
+//   dst[x, o] = store(max over r, c in {0, 1} of
+//                     sum_ky sum_i src[(ky + 2 r) * pitch + 6 * (2 x + c) + i] * weights[o, ky, i])
 //
 // Pixels are RGB triples. The sum over (ky, i) is one chain in this order, as in segmented_conv and narrow_conv.
 #pragma once
