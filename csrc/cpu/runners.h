@@ -132,7 +132,7 @@ class WinogradRunner {
   const WinogradTransforms* winograd_;
   ConvRunner direct_;  // the other segments, bias and shortcut; what it writes is added
   bool has_direct_;
-  AlignedBuffer weights_, bias_, no_bias_;
+  AlignedBuffer weights_, bias_;
   std::vector<Source> sources_;
   std::vector<Point> points_;  // by filter
   TensorShape shape_;

@@ -115,7 +115,6 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
   }
   std::stable_sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) { return a.filter < b.filter; });
   whole_map_ = whole_map_floats(form, shape_, channels_) <= kWholeMap;
-  no_bias_ = pack_bias(std::vector<float>(gemm_->panel, 0.0f), gemm_->panel);
   weights_ = pack_filters(phase.weight, form.filters(), shape_.channels, channels_, gemm_->panel);
   // Products have no bias; where the direct part has run, it has added the phase's.
   bias_ = pack_bias(has_direct_ ? std::vector<float>(shape_.channels, 0.0f) : phase.direct.bias, gemm_->panel);
@@ -175,7 +174,6 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   SegmentedConvArgs args;
   args.segments = &segment;
   args.segment_count = 1;
-  args.bias = no_bias_.data();
   args.k = channels_;
   args.out_channels = width;
   args.out_width = tile_count;

@@ -93,6 +93,21 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
   args.ahead = reinterpret_cast<const char*>(arena.data());  // what is fetched meanwhile changes nothing
   for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
   FA_CHECK_MESSAGE(dst == cut, kernel.name);
+  if (c.oc % kernel.panel == 0) {  // without a bias bare sums are written; with one, it comes last
+    std::vector<float> bare(dst.size(), kCanary), biased(bare);
+    args.residual = nullptr;
+    args.relu = false;
+    args.dst = biased.data();
+    for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
+    args.bias = nullptr;
+    args.dst = bare.data();
+    for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
+    for (int p = 0; p < pixels; ++p) {
+      float* sums = bare.data() + p / c.width * args.dst_row_pitch + p % c.width * args.dst_pixel_pitch;
+      for (int o = 0; o < c.oc; ++o) sums[o] += bias[o];
+    }
+    FA_CHECK_MESSAGE(bare == biased, kernel.name);
+  }
 
   int written = 0, zeros = 0;
   for (int y = 0; y < c.height; ++y) {

@@ -136,6 +136,15 @@ struct SegmentedConv {
   [[gnu::always_inline]] static inline void finish(const SegmentedConvArgs& args, Vec (&acc)[kSize][kVectors],
                                                    const Scattered<kSize>& positions, int panel) {
     const int first = panel * kPanel;
+    if (args.bias == nullptr) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kSize; ++r) {
+        float* dst = args.dst + positions.offset(r, args.dst_row_pitch, args.dst_pixel_pitch) + first;
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) acc[r][j].store(dst + j * Vec::kWidth);
+      }
+      return;
+    }
     const int channels = args.out_channels - first < kPanel ? args.out_channels - first : kPanel;
 #pragma GCC unroll 16
     for (int r = 0; r < kSize; ++r) {

@@ -27,7 +27,7 @@ struct SegmentedConvArgs {
   const ConvSegment* segments = nullptr;
   int segment_count = 0;
   const float* weights = nullptr;  // [panel][K][panel width], K = all runs of all segments; zero-padded channels
-  const float* bias = nullptr;     // padded to whole panels
+  const float* bias = nullptr;     // padded to whole panels; null: bare sums of whole panels are written
   std::int64_t k = 0;
   int out_channels = 0;
   int out_width = 0;
