@@ -16,6 +16,10 @@ constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
 // Tiles per strip, at least, in whole rows: weights are read once per strip, and stay in an L2 of 1 MiB beside it. 14
 // tiles of 64 channels take 128 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
 constexpr int kStripTiles = 14;
+// Up to so many threads on one image each transform a small map for themselves: of a 14x14 block that takes 23 us of
+// one thread on a Zen 4. Shared, half of what a thread reads would come from another core's cache, 112 KiB per block;
+// where cores share none, at 18 ns a line, twice 32 us, to fetch and to write over it.
+constexpr int kOwnTransforms = 2;
 // Output channels whose products are held at once, in whole panels: 36 points x 14 tiles x 32 channels take 63 KiB, 65
 // points x 14 tiles 114 KiB, the 64 channels of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
@@ -123,7 +127,10 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
 std::size_t WinogradRunner::scratch_floats(int images) const {
   const int group = group_panels(gemm_->panel) * gemm_->panel;
   const WinogradForm& form = winograd_->form;
-  if (whole_map_) return transformed_floats(form, images * rows_ * columns_, group);
+  if (whole_map_) {
+    return transformed_floats(form, images * rows_ * columns_, group) +
+           transformed_floats(form, rows_ * columns_, channels_);
+  }
   const int tile_count = strip_rows_ * columns_;
   return transformed_floats(form, tile_count, channels_) + transformed_floats(form, tile_count, group);
 }
@@ -237,6 +244,19 @@ void WinogradRunner::run(const ImageMemory& memory, int images, const Team& team
 void WinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const Team& team) const {
   const std::int64_t tile_count = static_cast<std::int64_t>(rows_) * columns_;
   const std::int64_t pitch = tile_count * channels_ + kSkew;
+  const Team::Range share = team.share(groups_);
+  if (team.size > 1 && team.size <= kOwnTransforms) {
+    const int group = group_panels(gemm_->panel) * gemm_->panel;
+    float* transformed = memory.scratch + transformed_floats(winograd_->form, images * rows_ * columns_, group);
+    for (int image = 0; image < images; ++image) {
+      const ImageMemory own = of_image(memory, image);
+      transform_input(own, 0, static_cast<int>(tile_count), 0, transformed, pitch);
+      for (std::int64_t g = share.begin; g < share.end; ++g) {
+        run_panels(own, 1, static_cast<int>(g), 0, rows_, transformed, pitch, memory.scratch);
+      }
+    }
+    return;
+  }
   const Team::Range tile_share = team.share(tile_count);
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
@@ -244,7 +264,6 @@ void WinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const
                     own.arena + workspace_, pitch);
   }
   team.sync();
-  const Team::Range share = team.share(groups_);
   for (std::int64_t g = share.begin; g < share.end; ++g) {
     run_panels(memory, images, static_cast<int>(g), 0, rows_, memory.arena + workspace_, pitch, memory.scratch);
   }
