@@ -17,7 +17,7 @@ class Blocking {
   // panels pass: whichever moves fewer bytes from the outer cache.
   Blocking(const std::vector<Segment>& segments, const std::vector<TensorShape>& tensors, const TensorShape& dst,
            double bytes_per_value, double weight_bytes, int panels)
-      : pixels_(dst.height * dst.width), panels_(panels) {
+      : pixels_(dst.height * dst.width), panels_(panels), few_weights_(weight_bytes <= kCacheBytes) {
     double input = 0;
     for (const Segment& s : segments) {
       const TensorShape& src = tensors[s.src];
@@ -41,14 +41,18 @@ class Blocking {
   template <class Run>
   void run(const Team& team, const Run& run) const {
     std::int64_t blocks = blocks_;
-    if (team.size > 1) {
+    bool panel_outer = panel_outer_;
+    if (team.size > 1 && few_weights_ && blocks < team.size) {
+      blocks = team.size;  // a thread reads and writes rows, which others leave alone, and all weights
+      panel_outer = false;
+    } else if (team.size > 1) {
       while (blocks * panels_ % team.size != 0 && blocks * panels_ < kItemsPerThread * team.size && blocks < pixels_)
         ++blocks;
     }
     const Team::Range items = team.share(blocks * panels_);
     for (std::int64_t item = items.begin; item < items.end; ++item) {
-      const std::int64_t panel = panel_outer_ ? item / blocks : item % panels_;
-      const std::int64_t block = panel_outer_ ? item % blocks : item / panels_;
+      const std::int64_t panel = panel_outer ? item / blocks : item % panels_;
+      const std::int64_t block = panel_outer ? item % blocks : item / panels_;
       run(static_cast<int>(pixels_ * block / blocks), static_cast<int>(pixels_ * (block + 1) / blocks),
           static_cast<int>(panel));
     }
@@ -62,8 +66,9 @@ class Blocking {
 
   std::int64_t pixels_ = 0;
   int panels_ = 0;
-  bool panel_outer_ = true;  // all positions of a panel, then the next panel; else all panels of a block of positions
-  int blocks_ = 1;           // of positions
+  bool few_weights_ = false;  // that stay in cache
+  bool panel_outer_ = true;   // all positions of a panel, then the next panel; else all panels of a block of positions
+  int blocks_ = 1;            // of positions
 };
 
 }  // namespace faceattr::cpu
