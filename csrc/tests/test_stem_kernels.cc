@@ -60,6 +60,20 @@ std::vector<Weight> with_runs(const std::vector<Weight>& weight, int oc, int run
   return runs;
 }
 
+// All but where results go.
+StemConvArgs stem_args(const void* src, int pitch, const void* weights, int width, int oc, const std::int32_t* bias) {
+  StemConvArgs args;
+  args.src = src;
+  args.pitch = pitch;
+  args.weights = weights;
+  args.begin = begin_of(width);
+  args.end = width;
+  args.out_channels = oc;
+  args.store.bias = bias;
+  args.store.relu = true;
+  return args;
+}
+
 void check_floats(const FloatStemKernel& kernel, int oc, int width, bool exact) {
   const std::vector<float> src = values(static_cast<std::size_t>(9) * pitch_of(width), 1, exact);
   const std::vector<float> weight = values(static_cast<std::size_t>(oc) * kStemTaps * kRow, 2, exact);
@@ -68,15 +82,8 @@ void check_floats(const FloatStemKernel& kernel, int oc, int width, bool exact) 
   const AlignedBuffer packed_bias = pack_bias(bias, kernel.panel);
   const int pitch = oc + 2;
   std::vector<float> dst(static_cast<std::size_t>(width) * pitch, kCanary);
-  StemConvArgs args;
-  args.src = src.data();
-  args.pitch = pitch_of(width);
-  args.weights = packed.data();
-  args.begin = begin_of(width);
-  args.end = width;
-  args.out_channels = oc;
-  args.store.bias = reinterpret_cast<const std::int32_t*>(packed_bias.data());
-  args.store.relu = true;
+  StemConvArgs args = stem_args(src.data(), pitch_of(width), packed.data(), width, oc,
+                                reinterpret_cast<const std::int32_t*>(packed_bias.data()));
   args.store.floats = dst.data();
   args.store.floats_pixel_pitch = pitch;
   for (int panel = 0; panel < panel_count(oc, kernel.panel); ++panel) kernel.run(args, panel);
@@ -104,15 +111,8 @@ void check_bfloat16(const Bfloat16StemKernel& kernel, int oc, int width) {
   const AlignedBuffer packed_bias = pack_bias(bias, kernel.panel);
   const int pitch = oc + 2;
   std::vector<std::int16_t> dst(static_cast<std::size_t>(width) * pitch, kIntegerCanary);
-  StemConvArgs args;
-  args.src = src.data();
-  args.pitch = pitch_of(width);
-  args.weights = packed.data();
-  args.begin = begin_of(width);
-  args.end = width;
-  args.out_channels = oc;
-  args.store.bias = reinterpret_cast<const std::int32_t*>(packed_bias.data());
-  args.store.relu = true;
+  StemConvArgs args = stem_args(src.data(), pitch_of(width), packed.data(), width, oc,
+                                reinterpret_cast<const std::int32_t*>(packed_bias.data()));
   args.store.narrow = dst.data();
   args.store.narrow_pixel_pitch = pitch;
   for (int panel = 0; panel < panel_count(oc, kernel.panel); ++panel) kernel.run(args, panel);
@@ -138,16 +138,8 @@ void check_integers(const PairStemKernel& kernel, int oc, int width, bool to_byt
   const int pitch = oc + 2;
   std::vector<std::int16_t> dst(static_cast<std::size_t>(width) * pitch, kIntegerCanary);
   std::vector<std::uint8_t> dst_bytes(dst.size(), kByteCanary);
-  StemConvArgs args;
-  args.src = src.data();
-  args.pitch = pitch_of(width);
-  args.weights = packed.data();
-  args.begin = begin_of(width);
-  args.end = width;
-  args.out_channels = oc;
-  args.store.bias = bias.data();
+  StemConvArgs args = stem_args(src.data(), pitch_of(width), packed.data(), width, oc, bias.data());
   args.store.multiplier = packed_multiplier.data();
-  args.store.relu = true;
   args.store.narrow = to_bytes ? nullptr : dst.data();
   args.store.bytes = to_bytes ? dst_bytes.data() : nullptr;
   args.store.narrow_pixel_pitch = pitch;
@@ -190,16 +182,9 @@ void check_bytes(const QuadStemKernel& kernel, int oc, int width, bool own_biase
     biases[i] = padded(std::vector<std::int32_t>(first, first + oc), kernel.panel);
   }
   const std::vector<std::int32_t> zeros(biases[0].size(), 0);
-  StemConvArgs args;
-  args.src = src.data();
-  args.pitch = pitch_in;
-  args.weights = packed.data();
-  args.begin = begin_of(width);
-  args.end = width;
-  args.out_channels = oc;
-  args.store.bias = own_biases ? zeros.data() : biases[0].data();
+  StemConvArgs args =
+      stem_args(src.data(), pitch_in, packed.data(), width, oc, own_biases ? zeros.data() : biases[0].data());
   args.store.multiplier = packed_multiplier.data();
-  args.store.relu = true;
   args.store.bytes = dst.data();
   args.store.narrow_pixel_pitch = pitch;
   for (int i = 0; own_biases && i < 4; ++i) args.biases[i / 2][i % 2] = biases[i].data();
