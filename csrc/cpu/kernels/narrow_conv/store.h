@@ -65,15 +65,20 @@ template <class Run>
 }
 
 template <class Sums>
-[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, const Places& places, int channel) {
+[[gnu::always_inline]] inline void store_value(const NarrowStore& to, typename Sums::Float value, const Places& places,
+                                               int channel) {
   using Float = typename Sums::Float;
-  const Float value = sum.value(Sums::scale(to, channel));
   Float inverse = Float::zero();
   if (to.inverse != nullptr) inverse = Float::load(to.inverse + channel);
   with_kind(to, [&](auto residual, auto floats, auto narrow) {
     store_as<Sums, residual.value, floats.value, narrow.value>(to, value, places, channel,
                                                                to.inverse != nullptr ? &inverse : nullptr);
   });
+}
+
+template <class Sums>
+[[gnu::always_inline]] inline void store_sums(const NarrowStore& to, Sums sum, const Places& places, int channel) {
+  store_value<Sums>(to, sum.value(Sums::scale(to, channel)), places, channel);
 }
 
 // `to` by value: what is stored through its pointers cannot change it.

@@ -17,14 +17,10 @@ struct Bfloat16Winograd {
     for (; c < args.channels; c += 4) input_tile<PortableBfloat16<4>>(args, c);
   }
 
-  static void output(const NarrowOutputArgs& caller) {
-    const NarrowOutputArgs args = caller;  // what is stored through its pointers cannot change a copy
-    with_kind(args.store, [&](auto residual, auto floats, auto narrow) {
-      using Kind = StoreKind<residual.value, floats.value, narrow.value>;
-      int c = 0;
-      for (; c + Pairs::kWidth <= args.channels; c += Pairs::kWidth) output_tile<Pairs, Kind>(args, c);
-      for (; c < args.channels; ++c) output_tile<typename Pairs::Single, Kind>(args, c);
-    });
+  static void output(const NarrowOutputArgs& args) {
+    int c = 0;
+    for (; c + Pairs::kWidth <= args.channels; c += Pairs::kWidth) output_tile<Pairs>(args, c);
+    for (; c < args.channels; ++c) output_tile<typename Pairs::Single>(args, c);
   }
 
  private:
@@ -42,16 +38,8 @@ struct Bfloat16Winograd {
         });
   }
 
-  template <bool kResidual, bool kFloats, bool kNarrow>
-  struct StoreKind {
-    template <class Narrow, class Vec>
-    [[gnu::always_inline]] static void store(const NarrowStore& to, Vec value, const Places& places, int channel) {
-      store_as<Narrow, kResidual, kFloats, kNarrow>(to, value, places, channel, nullptr);
-    }
-  };
-
-  template <class Narrow, class Kind>
-  [[gnu::always_inline]] static void output_tile(const NarrowOutputArgs& args, int c) {
+  template <class Narrow>
+  static void output_tile(const NarrowOutputArgs& args, int c) {
     using Vec = typename Narrow::Float;
     const int channel = args.first_channel + c;
     const auto load = [](const std::int32_t* bits) { return Vec::load(reinterpret_cast<const float*>(bits)); };
@@ -63,7 +51,7 @@ struct Bfloat16Winograd {
             value = value + load(args.direct + y * args.direct_row_pitch + x * args.direct_pixel_pitch + c);
           }
           const Places places = Places::at(args.store, args.row + y, args.column + x);
-          Kind::template store<Narrow>(args.store, value + bias, places, channel);
+          store_value<Narrow>(args.store, value + bias, places, channel);
         });
   }
 };
