@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +232,7 @@ class FastForward:
         if self._cuda is None:
             plan = choose_algorithms(plan, forced, tuned, self._forced_isa)
         described = plan.without_weights()  # which the engine packs
-        size, shapes = self.spec.pixels.size, partial(output_shapes, described)
+        size, shapes = self.spec.pixels.size, output_shapes(described)
         if self._cuda is not None:
             return described, CudaNetwork(compile_for_cuda(plan, self._cuda), self._cuda, size, shapes)
         return described, CpuNetwork(compile_plan(plan, self.threads, self._forced_isa), size, shapes)

@@ -13,6 +13,7 @@ from .device import DLPACK_CPU, DLPACK_PINNED
 __all__ = ["as_outputs", "as_pixels"]
 
 _DLPACK_HOST = (DLPACK_CPU, DLPACK_PINNED)
+_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)  # equal to those of native byte order alone
 
 
 def as_pixels(pixels: Any, size: int, name: str = "pixels", device: str = "the CPU") -> np.ndarray:
@@ -28,20 +29,32 @@ def as_pixels(pixels: Any, size: int, name: str = "pixels", device: str = "the C
         ValueError: another shape.
         DeviceError: memory of another device.
     """
-    wanted = f"uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order"
-    array = _to_numpy(pixels, wanted, name, device)
-    if array.dtype not in (np.uint8, np.float32) or not array.dtype.isnative:
-        raise TypeError(f"{name}: expected {wanted}, got {array.dtype!r} {list(array.shape)}")
-    expected = (size, size, 3) if array.dtype == np.uint8 else (3, size, size)
-    if array.shape == expected:
-        raise ValueError(f"{name}: got a single image {list(array.shape)}; add an axis: {name}[None]")
-    if array.ndim != 4 or array.shape[1:] != expected:
+    # Python's own code is cold after each forward pass, which has swept the caches: checks cost as they are long.
+    array = pixels if type(pixels) is np.ndarray else _to_numpy(pixels, size, name, device)
+    dtype, shape = array.dtype, array.shape
+    if dtype == _FLOAT32:
+        expected = (3, size, size)
+    elif dtype == _UINT8:
+        expected = (size, size, 3)
+    else:
+        raise TypeError(f"{name}: expected {_wanted(size)}, got {dtype!r} {list(shape)}")
+    if shape[1:] != expected:
+        if shape == expected:
+            raise ValueError(f"{name}: got a single image {list(shape)}; add an axis: {name}[None]")
         sides = ", ".join(map(str, expected))
-        raise ValueError(f"{name}: expected {array.dtype} [N, {sides}], got {list(array.shape)}")
+        raise ValueError(f"{name}: expected {dtype} [N, {sides}], got {list(shape)}")
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
     return np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED"))
 
 
-def _to_numpy(pixels: Any, wanted: str, name: str, device: str) -> np.ndarray:
+def _wanted(size: int) -> str:
+    return f"uint8 [N, {size}, {size}, 3] or float32 [N, 3, {size}, {size}] in native byte order"
+
+
+def _to_numpy(pixels: Any, size: int, name: str, device: str) -> np.ndarray:
+    wanted = _wanted(size)
     if isinstance(pixels, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected {wanted}, got a masked array, whose mask would be ignored")
     if isinstance(pixels, np.ndarray):

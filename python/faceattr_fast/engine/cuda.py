@@ -10,7 +10,7 @@ import numpy as np
 from .arrays import as_outputs, as_pixels
 from .device import CudaDevice, DeviceArray, stream_handle
 from .device_arrays import DeviceView, contiguous, is_on_device, output_views, pixel_view
-from .network import Facts, Shapes
+from .network import Facts, Shapes, batch_shapes
 
 __all__ = ["CudaNetwork"]
 
@@ -22,10 +22,10 @@ class CudaNetwork:
         engine: the plan's, of ``device.module``.
         device: where it runs.
         size: side of the images.
-        shapes: (images) → shape of each result, in the order of the plan's outputs.
+        shapes: of each result of one image, in the order of the plan's outputs.
     """
 
-    def __init__(self, engine: Any, device: CudaDevice, size: int, shapes: Callable[[int], Shapes]) -> None:
+    def __init__(self, engine: Any, device: CudaDevice, size: int, shapes: Shapes) -> None:
         self._engine, self._device, self._size, self._shapes = engine, device, size, shapes
 
     def __call__(self, pixels: Any, out: Mapping[str, Any] | None, stream: Any) -> Mapping[str, Any]:
@@ -37,7 +37,7 @@ class CudaNetwork:
         handle = stream_handle(stream)
         if is_on_device(pixels):
             view, handle = pixel_view(pixels, self._size, self._device, handle)
-            shapes = self._shapes(view.shape[0])
+            shapes = batch_shapes(self._shapes, view.shape[0])
             if out is None:
                 return self._new(view, shapes, handle)
             if _on_host(out, shapes):
@@ -47,7 +47,7 @@ class CudaNetwork:
                 return arrays
             return self._into(view, out, shapes, handle)
         array = as_pixels(pixels, self._size, device=str(self._device))
-        shapes = self._shapes(len(array))
+        shapes = batch_shapes(self._shapes, len(array))
         if out is None:
             arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
         elif _on_host(out, shapes):

@@ -12,7 +12,7 @@ from .. import _core
 from ..plan.phases import LinearHead, Plan, ShiftedMeans
 from .arrays import as_outputs, as_pixels
 
-__all__ = ["CpuNetwork", "Facts", "Network", "output_shapes"]
+__all__ = ["CpuNetwork", "Facts", "Network", "batch_shapes", "output_shapes"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -51,17 +51,17 @@ class CpuNetwork:
     Args:
         engine: the plan's.
         size: side of the images.
-        shapes: (images) → shape of each result, in the order of the plan's outputs.
+        shapes: of each result of one image, in the order of the plan's outputs.
     """
 
-    def __init__(self, engine: _core.Engine, size: int, shapes: Callable[[int], Shapes]) -> None:
+    def __init__(self, engine: _core.Engine, size: int, shapes: Shapes) -> None:
         self._engine, self._size, self._shapes = engine, size, shapes
 
     def __call__(self, pixels: Any, out: Mapping[str, Any] | None, stream: Any) -> Mapping[str, Any]:
         if stream is not None:
             raise ValueError(f"stream: expected None on the CPU, got {stream!r}")
         array = as_pixels(pixels, self._size)
-        shapes = self._shapes(len(array))
+        shapes = batch_shapes(self._shapes, len(array))
         if out is None:
             arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
         else:
@@ -74,7 +74,7 @@ class CpuNetwork:
         array = as_pixels(pixels, self._size)
         if len(array) == 0:
             raise ValueError("pixels: profiling needs at least one image")
-        arrays = [np.empty(shape, np.float32) for shape in self._shapes(len(array)).values()]
+        arrays = [np.empty(shape, np.float32) for shape in batch_shapes(self._shapes, len(array)).values()]
         self._engine.run(array[:1], [a[:1] for a in arrays])  # warm up: threads, memory
         return self._engine.profile(array, arrays), len(array)
 
@@ -89,12 +89,16 @@ class CpuNetwork:
         return as_pixels(pixels, self._size), lambda array: array
 
 
-def output_shapes(plan: Plan, images: int) -> dict[str, tuple[int, ...]]:
-    """Of each result of ``images`` images."""
+def output_shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Of each result of one image. Computed once: a forward pass of one image takes a few milliseconds."""
     shapes: dict[str, tuple[int, ...]] = {}
     vectors = {phase.dst for phase in plan.phases if isinstance(phase, (ShiftedMeans, LinearHead))}
     for name, output in plan.outputs.items():
         shape = plan.tensors[output.tensor]
-        spatial = () if output.tensor in vectors else (shape.height, shape.width)
-        shapes[name] = (images, *spatial, output.count)
+        shapes[name] = (output.count,) if output.tensor in vectors else (shape.height, shape.width, output.count)
     return shapes
+
+
+def batch_shapes(shapes: Shapes, images: int) -> dict[str, tuple[int, ...]]:
+    """Of the results of ``images`` images."""
+    return {name: (images, *shape) for name, shape in shapes.items()}
