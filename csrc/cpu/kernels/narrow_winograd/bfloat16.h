@@ -39,7 +39,8 @@ struct Bfloat16Winograd {
   }
 
   template <class Narrow>
-  static void output_tile(const NarrowOutputArgs& args, int c) {
+  static void output_tile(const NarrowOutputArgs& all, int c) {
+    const NarrowOutputArgs args = all;  // by value: what is stored through its pointers cannot change it
     using Vec = typename Narrow::Float;
     const int channel = args.first_channel + c;
     const auto load = [](const std::int32_t* bits) { return Vec::load(reinterpret_cast<const float*>(bits)); };
