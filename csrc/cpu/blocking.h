@@ -42,7 +42,7 @@ class Blocking {
   void run(const Team& team, const Run& run) const {
     std::int64_t blocks = blocks_;
     bool panel_outer = panel_outer_;
-    if (team.size > 1 && few_weights_ && blocks < team.size) {
+    if (team.size > 1 && blocks < team.size && (few_weights_ || pixels_ >= kOwnPositions * team.size)) {
       blocks = team.size;  // a thread reads and writes rows, which others leave alone, and all weights
       panel_outer = false;
     } else if (team.size > 1) {
@@ -61,6 +61,11 @@ class Blocking {
  private:
   // What may stay in a core's cache between uses: half of 512 KiB, the smallest L2 of current servers.
   static constexpr double kCacheBytes = 256.0 * 1024;
+  // Positions of one thread for which all weights are read from an outer cache as fast as they are used: a core
+  // computes a vector of 64 bytes of them in as many cycles as there are positions, and gets one every 5 to 10. Rows of
+  // its own pay where cores share no cache, or a map is read again: lines that another core has read are not written at
+  // once.
+  static constexpr int kOwnPositions = 24;
   // With fewer work items than this per thread, positions are cut further so that no thread waits long for another.
   static constexpr int kItemsPerThread = 8;
 
