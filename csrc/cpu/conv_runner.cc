@@ -5,6 +5,13 @@
 #include "cpu/runners.h"
 
 namespace faceattr::cpu {
+namespace {
+
+// What is fetched ahead stays in an L2 of 1 MiB beside what the phase itself reads.
+constexpr std::int64_t kAheadBytes = 512 * 1024;
+
+}  // namespace
+
 ConvRunner::ConvRunner(const SegmentedConvPhase& phase, const Layout& layout)
     : kernel_(&best(kernel_lists().SegmentedConv, layout.features)),
       shape_(layout.plan.tensors[phase.dst]),
@@ -81,18 +88,18 @@ SegmentedConvArgs ConvRunner::bind(const ImageMemory& memory) const {
 void ConvRunner::run(const ImageMemory& memory, const Team& team, const char* ahead) const {
   clear_border(dst_, shape_, memory.arena, team);
   SegmentedConvArgs args = bind(memory);
-  args.ahead = ahead;
+  std::int64_t left = ahead != nullptr ? kAheadBytes : 0;
   blocking_.run(team, [&](int begin, int end, int panel) {
-    kernel_->run(args, begin, end, panel);
-    args.ahead = nullptr;  // no more than the first call fetches: half an L2 of 1 MiB in the paper's network
+    args.ahead = left > 0 ? ahead : nullptr;
+    const std::int64_t fetched = kernel_->run(args, begin, end, panel);
+    ahead += fetched;
+    left -= fetched;
   });
 }
 
-void ConvRunner::run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const {
+void ConvRunner::run_part(const ImageMemory& memory, int begin, int end, int panel_begin, int panel_end) const {
   const SegmentedConvArgs args = bind(memory);
-  for (int panel = panel_begin; panel < panel_end; ++panel) {
-    kernel_->run(args, row_begin * shape_.width, row_end * shape_.width, panel);
-  }
+  for (int panel = panel_begin; panel < panel_end; ++panel) kernel_->run(args, begin, end, panel);
 }
 
 }  // namespace faceattr::cpu

@@ -72,8 +72,8 @@ class ConvRunner {
   ConvRunner(const SegmentedConvPhase& phase, const Layout& layout);
   // `ahead`: memory that the next phase reads, to be fetched meanwhile; null: none.
   void run(const ImageMemory& memory, const Team& team, const char* ahead = nullptr) const;
-  // Output rows [row_begin, row_end), channels of panels [panel_begin, panel_end).
-  void run_part(const ImageMemory& memory, int row_begin, int row_end, int panel_begin, int panel_end) const;
+  // Output positions [begin, end) in row-major order, channels of panels [panel_begin, panel_end).
+  void run_part(const ImageMemory& memory, int begin, int end, int panel_begin, int panel_end) const;
   const char* kernel() const { return kernel_->name; }
   std::size_t scratch_floats(int) const { return 0; }
   std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
@@ -119,14 +119,20 @@ class WinogradRunner {
   struct Point {
     int index, filter;
   };
+  struct Tiles {  // in row-major order
+    int begin, end;
+  };
+  class Upcoming;
 
   ImageMemory of_image(const ImageMemory& group, int image) const;
-  void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile, float* transformed,
+  void transform_input(const ImageMemory& memory, Tiles tiles, int first_tile, float* transformed,
                        std::int64_t pitch) const;
   void run_whole_maps(const ImageMemory& memory, int images, const Team& team) const;
   void run_strips(const ImageMemory& memory, const Team& team) const;
-  void run_panels(const ImageMemory& memory, int images, int group, int row_begin, int row_end,
-                  const float* transformed, std::int64_t pitch, float* products) const;
+  // `upcoming`: what to fetch meanwhile; null: nothing.
+  void run_panels(const ImageMemory& memory, int images, int group, Tiles tiles, const float* transformed,
+                  std::int64_t pitch, float* products, Upcoming* upcoming) const;
+  void run_direct(const ImageMemory& memory, Tiles tiles, int panel_begin, int panel_end) const;
 
   const SegmentedConvKernel* gemm_;
   const WinogradTransforms* winograd_;
@@ -141,7 +147,7 @@ class WinogradRunner {
   std::size_t workspace_, slot_;  // floats: the transformed input's offset, from one image's arena to the next
   int channels_;                  // of all sources
   int rows_, columns_;            // of tiles
-  int strip_rows_;                // of them that are transformed at a time
+  int strip_tiles_;               // that are transformed at a time
   int panels_, groups_;           // of output channels; a group of panels is what one thread takes at a time
   bool whole_map_;                // the transformed input of the whole map is kept in the arena, else strip by strip
 };

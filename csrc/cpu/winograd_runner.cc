@@ -13,8 +13,8 @@ constexpr int kSkew = 16;
 // for F(2x2), 290 KiB for F(4x4), 224 KiB for F(5x5), 28x28x64 264 KiB at stride 2. Larger ones go strip by strip, each
 // thread its own.
 constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
-// Tiles per strip, at least, in whole rows: weights are read once per strip, and stay in an L2 of 1 MiB beside it. 14
-// tiles of 64 channels take 128 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
+// Tiles per strip, at least, as many as whole rows have: weights are read once per strip, and stay in an L2 of 1 MiB
+// beside it. 14 tiles of 64 channels take 128 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
 constexpr int kStripTiles = 14;
 // Up to so many threads on one image each transform a small map for themselves: of a 14x14 block that takes 23 us of
 // one thread on a Zen 4. Shared, half of what a thread reads would come from another core's cache, 112 KiB per block;
@@ -101,7 +101,7 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
       channels_(total_channels(phase)),
       rows_(tiles(shape_.height, phase.tile)),
       columns_(tiles(shape_.width, phase.tile)),
-      strip_rows_(tiles(kStripTiles, columns_)),
+      strip_tiles_(tiles(kStripTiles, columns_) * columns_),
       panels_(panel_count(shape_.channels, gemm_->panel)) {
   if (has_residual_) residual_ = layout.memory.maps[phase.direct.residual];
   for (const Segment& s : phase.segments) {
@@ -131,17 +131,16 @@ std::size_t WinogradRunner::scratch_floats(int images) const {
     return transformed_floats(form, images * rows_ * columns_, group) +
            transformed_floats(form, rows_ * columns_, channels_);
   }
-  const int tile_count = strip_rows_ * columns_;
-  return transformed_floats(form, tile_count, channels_) + transformed_floats(form, tile_count, group);
+  return transformed_floats(form, strip_tiles_, channels_) + transformed_floats(form, strip_tiles_, group);
 }
 
 ImageMemory WinogradRunner::of_image(const ImageMemory& memory, int image) const {
   return {memory.arena + image * slot_, memory.scratch, nullptr};
 }
 
-void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
-                                     float* transformed, std::int64_t pitch) const {
-  for (int tile = tile_begin; tile < tile_end; ++tile) {
+void WinogradRunner::transform_input(const ImageMemory& memory, Tiles tiles, int first_tile, float* transformed,
+                                     std::int64_t pitch) const {
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     const int step = winograd_->form.output * winograd_->form.stride, side = winograd_->form.side;
     const int y = tile / columns_ * step, x = tile % columns_ * step;
     float* dst = transformed + static_cast<std::int64_t>(tile - first_tile) * channels_;
@@ -161,13 +160,40 @@ void WinogradRunner::transform_input(const ImageMemory& memory, int tile_begin, 
   }
 }
 
+// What the next strip reads, piece by piece: rows of each source.
+class WinogradRunner::Upcoming {
+ public:
+  Upcoming(const std::vector<Source>& sources, const float* arena, int row_begin, int row_end)
+      : sources_(sources), arena_(arena), row_begin_(row_begin), row_end_(row_end) {}
+
+  // Null where nothing is left.
+  const char* next() {
+    for (; source_ < sources_.size(); ++source_, taken_ = 0) {
+      const Source& source = sources_[source_];
+      const std::int64_t floats = (std::min(row_end_, source.height + 2) - row_begin_) * source.row_pitch;
+      const float* rows = arena_ + source.offset + row_begin_ * source.row_pitch;
+      if (taken_ < floats * static_cast<std::int64_t>(sizeof(float)))
+        return reinterpret_cast<const char*>(rows) + taken_;
+    }
+    return nullptr;
+  }
+  void advance(std::int64_t bytes) { taken_ += bytes; }
+
+ private:
+  const std::vector<Source>& sources_;
+  const float* arena_;
+  int row_begin_, row_end_;
+  std::size_t source_ = 0;
+  std::int64_t taken_ = 0;  // bytes of this source
+};
+
 // Positions of the matrix products are the tiles of all images: a row of them is an image.
-void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group, int row_begin, int row_end,
-                                const float* transformed, std::int64_t pitch, float* products) const {
+void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group, Tiles tiles, const float* transformed,
+                                std::int64_t pitch, float* products, Upcoming* upcoming) const {
   const int width = gemm_->panel, group_size = group_panels(width);
   const int panel_begin = group * group_size, panel_end = std::min(panel_begin + group_size, panels_);
   const int group_width = (panel_end - panel_begin) * width, first = panel_begin * width;
-  const int tile_count = (row_end - row_begin) * columns_, side = winograd_->form.output;
+  const int tile_count = tiles.end - tiles.begin, side = winograd_->form.output;
   const std::int64_t image_pitch = static_cast<std::int64_t>(tile_count) * group_width;
   const std::int64_t product_pitch = images * image_pitch + kSkew;
 
@@ -192,7 +218,9 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
     args.weights = weights + static_cast<std::int64_t>(point.filter) * group_width * channels_;
     for (int panel = 0; panel < panel_end - panel_begin; ++panel) {
       args.dst = products + point.index * product_pitch + panel * width;
-      gemm_->run(args, 0, images * tile_count, 0);
+      if (upcoming != nullptr) args.ahead = upcoming->next();
+      const std::int64_t fetched = gemm_->run(args, 0, images * tile_count, 0);
+      if (upcoming != nullptr) upcoming->advance(fetched);
       args.weights += static_cast<std::int64_t>(channels_) * width;
     }
   }
@@ -209,12 +237,10 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   out.residual_pixel_pitch = added.pixel_pitch;
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
-    if (has_direct_) {
-      direct_.run_part(own, row_begin * side, std::min(row_end * side, shape_.height), panel_begin, panel_end);
-    }
-    for (int tile = 0; tile < tile_count; ++tile) {
-      const int y = (row_begin + tile / columns_) * side, x = tile % columns_ * side;
-      out.src = products + image * image_pitch + static_cast<std::int64_t>(tile) * group_width;
+    if (has_direct_) run_direct(own, tiles, panel_begin, panel_end);
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      const int y = tile / columns_ * side, x = tile % columns_ * side;
+      out.src = products + image * image_pitch + static_cast<std::int64_t>(tile - tiles.begin) * group_width;
       out.dst = own.arena + dst_.interior() + y * dst_.row_pitch + x * dst_.pixel_pitch + first;
       if (has_direct_ || has_residual_) {
         out.residual = own.arena + added.interior() + y * added.row_pitch + x * added.pixel_pitch + first;
@@ -223,6 +249,26 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
       out.columns = std::min(side, shape_.width - x);
       winograd_->output(out);
     }
+  }
+}
+
+// The outputs of these tiles: whole rows of them at once, the rest of a row line by line.
+void WinogradRunner::run_direct(const ImageMemory& memory, Tiles tiles, int panel_begin, int panel_end) const {
+  const int side = winograd_->form.output;
+  for (int tile = tiles.begin; tile < tiles.end;) {
+    const int row = tile / columns_, column = tile % columns_;
+    const int rows = column == 0 ? (tiles.end - tile) / columns_ : 0;
+    const int count = rows > 0 ? rows * columns_ : std::min(columns_ - column, tiles.end - tile);
+    const int y_begin = row * side, y_end = std::min((row + std::max(rows, 1)) * side, shape_.height);
+    if (rows > 0) {
+      direct_.run_part(memory, y_begin * shape_.width, y_end * shape_.width, panel_begin, panel_end);
+    } else {
+      const int x_begin = column * side, x_end = std::min((column + count) * side, shape_.width);
+      for (int y = y_begin; y < y_end; ++y) {
+        direct_.run_part(memory, y * shape_.width + x_begin, y * shape_.width + x_end, panel_begin, panel_end);
+      }
+    }
+    tile += count;
   }
 }
 
@@ -242,41 +288,48 @@ void WinogradRunner::run(const ImageMemory& memory, int images, const Team& team
 }
 
 void WinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const Team& team) const {
-  const std::int64_t tile_count = static_cast<std::int64_t>(rows_) * columns_;
-  const std::int64_t pitch = tile_count * channels_ + kSkew;
+  const Tiles map = {0, rows_ * columns_};
+  const std::int64_t pitch = static_cast<std::int64_t>(map.end) * channels_ + kSkew;
   const Team::Range share = team.share(groups_);
   if (team.size > 1 && team.size <= kOwnTransforms) {
     const int group = group_panels(gemm_->panel) * gemm_->panel;
     float* transformed = memory.scratch + transformed_floats(winograd_->form, images * rows_ * columns_, group);
     for (int image = 0; image < images; ++image) {
       const ImageMemory own = of_image(memory, image);
-      transform_input(own, 0, static_cast<int>(tile_count), 0, transformed, pitch);
+      transform_input(own, map, 0, transformed, pitch);
       for (std::int64_t g = share.begin; g < share.end; ++g) {
-        run_panels(own, 1, static_cast<int>(g), 0, rows_, transformed, pitch, memory.scratch);
+        run_panels(own, 1, static_cast<int>(g), map, transformed, pitch, memory.scratch, nullptr);
       }
     }
     return;
   }
-  const Team::Range tile_share = team.share(tile_count);
+  const Team::Range tile_share = team.share(map.end);
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
-    transform_input(own, static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end), 0,
+    transform_input(own, {static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end)}, 0,
                     own.arena + workspace_, pitch);
   }
   team.sync();
   for (std::int64_t g = share.begin; g < share.end; ++g) {
-    run_panels(memory, images, static_cast<int>(g), 0, rows_, memory.arena + workspace_, pitch, memory.scratch);
+    run_panels(memory, images, static_cast<int>(g), map, memory.arena + workspace_, pitch, memory.scratch, nullptr);
   }
 }
 
 void WinogradRunner::run_strips(const ImageMemory& memory, const Team& team) const {
-  const Team::Range share = team.share(rows_);
-  float* products = memory.scratch + transformed_floats(winograd_->form, strip_rows_ * columns_, channels_);
-  for (int begin = static_cast<int>(share.begin); begin < share.end; begin += strip_rows_) {
-    const int end = std::min(begin + strip_rows_, static_cast<int>(share.end));
-    const std::int64_t pitch = static_cast<std::int64_t>(end - begin) * columns_ * channels_ + kSkew;
-    transform_input(memory, begin * columns_, end * columns_, begin * columns_, memory.scratch, pitch);
-    for (int g = 0; g < groups_; ++g) run_panels(memory, 1, g, begin, end, memory.scratch, pitch, products);
+  const Team::Range share = team.share(rows_ * columns_);  // tiles, not rows: two threads share seven rows evenly
+  float* products = memory.scratch + transformed_floats(winograd_->form, strip_tiles_, channels_);
+  const WinogradForm& form = winograd_->form;
+  const auto rows_read = [&](int tile_end) {
+    return (tile_end - 1) / columns_ * form.output * form.stride + form.side;
+  };
+  const int last = static_cast<int>(share.end);
+  for (int begin = static_cast<int>(share.begin); begin < last; begin += strip_tiles_) {
+    const Tiles strip = {begin, std::min(begin + strip_tiles_, last)};
+    const std::int64_t pitch = static_cast<std::int64_t>(strip.end - begin) * channels_ + kSkew;
+    transform_input(memory, strip, begin, memory.scratch, pitch);
+    Upcoming upcoming(sources_, memory.arena, rows_read(strip.end),
+                      rows_read(std::min(strip.end + strip_tiles_, last)));
+    for (int g = 0; g < groups_; ++g) run_panels(memory, 1, g, strip, memory.scratch, pitch, products, &upcoming);
   }
 }
 

@@ -83,7 +83,7 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
   const int pixels = c.height * c.width, panels = panel_count(c.oc, kernel.panel);
   std::vector<float> dst(c.height * args.dst_row_pitch, kCanary), cut(dst);
   args.dst = dst.data();
-  for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
+  for (int p = 0; p < panels; ++p) FA_CHECK_MESSAGE(kernel.run(args, 0, pixels, p) == 0, kernel.name);
   args.dst = cut.data();  // the same in pieces of another size: the same bits
   for (int p = panels - 1; p >= 0; --p) {
     for (int begin = 0; begin < pixels; begin += 5) kernel.run(args, begin, std::min(begin + 5, pixels), p);
@@ -91,7 +91,11 @@ void check_conv(const SegmentedConvKernel& kernel, const ConvCase& c, bool integ
   FA_CHECK_MESSAGE(dst == cut, kernel.name);
   std::fill(cut.begin(), cut.end(), kCanary);
   args.ahead = reinterpret_cast<const char*>(arena.data());  // what is fetched meanwhile changes nothing
-  for (int p = 0; p < panels; ++p) kernel.run(args, 0, pixels, p);
+  for (int p = 0; p < panels; ++p) {
+    const std::int64_t lines = kernel.run(args, 0, pixels, p) / 64;  // one per step of K in all tiles but two
+    FA_CHECK_MESSAGE(lines % k == 0 && lines < pixels * static_cast<std::int64_t>(k), kernel.name);
+    FA_CHECK_MESSAGE(lines > 0 || pixels <= 16, kernel.name);  // tiles have up to eight positions
+  }
   FA_CHECK_MESSAGE(dst == cut, kernel.name);
   if (c.oc % kernel.panel == 0) {  // without a bias bare sums are written; with one, it comes last
     std::vector<float> bare(dst.size(), kCanary), biased(bare);

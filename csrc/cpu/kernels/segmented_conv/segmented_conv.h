@@ -42,11 +42,11 @@ struct SegmentedConvArgs {
 };
 
 // Computes output positions [pixel_begin, pixel_end) in row-major order, channels of one panel. Reads nothing outside
-// the runs, writes nothing but those outputs.
+// the runs, writes nothing but those outputs. Returns how many bytes from `ahead` on it has fetched.
 struct SegmentedConvKernel {
   const char* name;
   int panel;  // output channels per panel
-  void (*run)(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel);
+  std::int64_t (*run)(const SegmentedConvArgs& args, int pixel_begin, int pixel_end, int panel);
 };
 
 }  // namespace faceattr::cpu
