@@ -10,7 +10,15 @@
 namespace faceattr::cpu {
 namespace {
 
-constexpr int kRow = kStemTaps * kRgb, kRun = (kRow + 3) / 4 * 4;  // filled up to fours, times zero
+constexpr int kRun = kStemRow / 4 * 4, kLast = 8;  // whole fours of a row, and what is left of all seven
+constexpr int kSum = kStemTaps * kRun + kLast;
+
+static_assert(strip_input_rows(kStripRows) + 3 <= kStemLastPitch);
+
+// Behind the largest strip.
+std::uint8_t* last_values(std::uint8_t* strip, int size) {
+  return strip + strip_input_rows(kStripRows) * strip_pitch(size);
+}
 
 }  // namespace
 
@@ -26,10 +34,12 @@ ByteStem::ByteStem(const QuantizedStemPhase& phase, const Layout& layout)
       channels_(layout.plan.tensors[phase.dst].channels),
       padded_(panel_count(channels_, conv_->panel) * conv_->panel),
       panels_(panel_count(channels_, conv_->panel)) {
-  GroupPacker packer(channels_, kStemTaps * kRun, conv_->panel, sizeof(std::uint8_t));
+  GroupPacker packer(channels_, kSum, conv_->panel, sizeof(std::uint8_t));
   for (int o = 0; o < channels_; ++o) {
-    for (int i = 0; i < kStemTaps * kRow; ++i) {
-      packer.put(o, i / kRow * kRun + i % kRow, phase.weight[o * kStemTaps * kRow + i]);
+    for (int ky = 0; ky < kStemTaps; ++ky) {
+      const std::int8_t* weights = &phase.weight[(static_cast<std::size_t>(o) * kStemTaps + ky) * kStemRow];
+      for (int i = 0; i < kRun; ++i) packer.put(o, ky * kRun + i, weights[i]);
+      packer.put(o, kStemTaps * kRun + ky, weights[kRun]);
     }
   }
   weights_ = packer.take();
@@ -56,7 +66,7 @@ ByteStem::ByteStem(const QuantizedStemPhase& phase, const Layout& layout)
       bias = phase.bias[o];
       for (int ky = rows.begin; ky < rows.end; ++ky) {
         for (int i = columns.begin * kRgb; i < columns.end * kRgb; ++i) {
-          bias -= phase.weight[(o * kStemTaps + ky) * kRow + i] * doubled_mean_[i % kRgb];
+          bias -= phase.weight[(o * kStemTaps + ky) * kStemRow + i] * doubled_mean_[i % kRgb];
         }
       }
     }
@@ -80,22 +90,33 @@ const std::int32_t* ByteStem::bias(int row, int column) const {
 }
 
 bool ByteStem::load_strip(const Pixels& pixels, std::int64_t image, int begin, int end, std::uint8_t* strip) const {
-  return cpu::load_strip(pixels, image, size_, 4 * begin - kStemPad, strip_input_rows(end - begin), strip,
-                         [&](std::uint8_t* dst, const PixelRow& row) {
-                           if (row.u8 == nullptr) {
-                             const LoadBytesArgs args = {size_, doubled_mean_.data(), doubled_scale_.data(), dst};
-                             return stem_->load_f32_bytes(args, row.red, row.green, row.blue);
-                           }
-                           std::memcpy(dst, row.u8, static_cast<std::size_t>(size_) * kRgb);
-                           return true;
-                         });
+  const int rows = strip_input_rows(end - begin);
+  const bool whole = cpu::load_strip(
+      pixels, image, size_, 4 * begin - kStemPad, rows, strip, [&](std::uint8_t* dst, const PixelRow& row) {
+        if (row.u8 == nullptr) {
+          const LoadBytesArgs args = {size_, doubled_mean_.data(), doubled_scale_.data(), dst};
+          return stem_->load_f32_bytes(args, row.red, row.green, row.blue);
+        }
+        std::memcpy(dst, row.u8, static_cast<std::size_t>(size_) * kRgb);
+        return true;
+      });
+  if (!whole) return false;
+  std::uint8_t* last = last_values(strip, size_);
+  const std::int64_t pitch = strip_pitch(size_);
+  for (int x = 0; x < size_ / 2; ++x, last += kStemLastPitch) {
+    const std::uint8_t* value = strip + 2 * kRgb * x + kRun;
+    for (int y = 0; y < rows; ++y, value += pitch) last[y] = *value;
+    std::memset(last + rows, 0, kStemLastPitch - rows);
+  }
+  return true;
 }
 
-void ByteStem::run_row(const std::uint8_t* strip, int begin, int y, NarrowStore store) const {
+void ByteStem::run_row(std::uint8_t* strip, int begin, int y, NarrowStore store) const {
   const std::int32_t* zeros = bias(static_cast<int>(withins_.size()), 0);
   const int upper = rows_[2 * y], lower = rows_[2 * y + 1];
   StemConvArgs args;
   args.src = strip + 4 * (y - begin) * strip_pitch(size_);
+  args.last = last_values(strip, size_) + 4 * (y - begin);
   args.pitch = strip_pitch(size_);
   args.weights = weights_.data();
   args.out_channels = channels_;

@@ -20,10 +20,11 @@ class ByteStem {
   static bool reads(const Plan& plan);
 
   ByteStem(const QuantizedStemPhase& phase, const Layout& layout);
-  // The input of pooled rows [begin, end). Returns false where a pixel is none of a byte.
+  // The input of pooled rows [begin, end). Returns false where a pixel is none of a byte. The memory of a strip of 16
+  // bits is large enough.
   bool load_strip(const Pixels& pixels, std::int64_t image, int begin, int end, std::uint8_t* strip) const;
   // Pooled row y of a strip that begins with row `begin`. `store`: where it goes.
-  void run_row(const std::uint8_t* strip, int begin, int y, NarrowStore store) const;
+  void run_row(std::uint8_t* strip, int begin, int y, NarrowStore store) const;
   const char* kernel() const { return conv_->name; }
   std::size_t packed_floats() const { return weights_.size() + biases_.size(); }
 

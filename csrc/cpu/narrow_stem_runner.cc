@@ -7,7 +7,7 @@
 namespace faceattr::cpu {
 namespace {
 
-constexpr int kStemRow = kStemTaps * kRgb, kStemRun = kStemRow + 1;  // of even length: one value more, times zero
+constexpr int kStemRun = kStemRow + 1;  // of even length: one value more, times zero
 
 // The stem of bfloat16 reads 2 * scale times the normalised pixels.
 StemPhase for_integers(StemPhase phase, const Plan& plan) {

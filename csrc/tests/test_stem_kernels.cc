@@ -165,7 +165,7 @@ void check_integers(const PairStemKernel& kernel, int oc, int width, bool to_byt
 
 // `own_biases`: of the four outputs under a pooled one, each has its own.
 void check_bytes(const QuadStemKernel& kernel, int oc, int width, bool own_biases) {
-  constexpr int kRun = kRow + 3;
+  constexpr int kRun = kRow - 1, kSum = kStemTaps * kRun + 8;  // the last values of all rows follow, and a zero
   const int pitch_in = pitch_of(width) + 2;
   const auto src = integers<std::uint8_t>(static_cast<std::size_t>(9) * pitch_in, 1, 0, 255);
   const auto weight = integers<std::int16_t>(static_cast<std::size_t>(oc) * kStemTaps * kRow, 2, -127, 127);
@@ -173,7 +173,17 @@ void check_bytes(const QuadStemKernel& kernel, int oc, int width, bool own_biase
   std::vector<float> multiplier(oc);
   for (int o = 0; o < oc; ++o) multiplier[o] = 1e-4f * static_cast<float>(1 + 3 * (o % 7));
   const std::vector<float> packed_multiplier = padded(multiplier, kernel.panel);
-  const auto packed = pack_groups<std::int8_t>(with_runs(weight, oc, kRun), oc, kStemTaps * kRun, kernel.panel, 4);
+  std::vector<std::int16_t> sums(static_cast<std::size_t>(oc) * kSum);
+  for (int i = 0; i < oc * kStemTaps; ++i) {
+    std::int16_t* sum = &sums[i / kStemTaps * kSum];
+    std::copy_n(&weight[static_cast<std::size_t>(i) * kRow], kRun, sum + i % kStemTaps * kRun);
+    sum[kStemTaps * kRun + i % kStemTaps] = weight[i * kRow + kRun];
+  }
+  const auto packed = pack_groups<std::int8_t>(sums, oc, kSum, kernel.panel, 4);
+  std::vector<std::uint8_t> last(2 * width * kStemLastPitch, 255);
+  for (int x = 0; x < 2 * width; ++x) {
+    for (int y = 0; y < 9; ++y) last[x * kStemLastPitch + y] = src[y * pitch_in + 2 * kRgb * x + kRun];
+  }
   const int pitch = oc + 2;
   std::vector<std::uint8_t> dst(static_cast<std::size_t>(width) * pitch, kByteCanary);
   std::vector<std::int32_t> biases[4];
@@ -184,6 +194,7 @@ void check_bytes(const QuadStemKernel& kernel, int oc, int width, bool own_biase
   const std::vector<std::int32_t> zeros(biases[0].size(), 0);
   StemConvArgs args =
       stem_args(src.data(), pitch_in, packed.data(), width, oc, own_biases ? zeros.data() : biases[0].data());
+  args.last = last.data();
   args.store.multiplier = packed_multiplier.data();
   args.store.bytes = dst.data();
   args.store.narrow_pixel_pitch = pitch;

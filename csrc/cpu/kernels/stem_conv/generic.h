@@ -44,11 +44,13 @@ struct StemConv {
   using Value = typename Group<kGroup>::Value;
   using Weight = typename Group<kGroup>::Weight;
   static constexpr int kPanel = kVectors * Vec::kWidth;
-  static constexpr int kRun = (kStemTaps * kRgb + kGroup - 1) / kGroup * kGroup;
-  static constexpr int kStep = 2 * kRgb;  // from one output to the next
+  static constexpr bool kBytes = kGroup == 4;
+  static constexpr int kRun = (kStemRow + (kBytes ? 0 : kGroup - 1)) / kGroup * kGroup;
+  static constexpr int kLast = kBytes ? 8 : 0;  // the last values of all rows, in fours
+  static constexpr int kStep = 2 * kRgb;        // from one output to the next
 
   static void run(const StemConvArgs& args, int panel) {
-    if constexpr (kGroup == 4) {
+    if constexpr (kBytes) {
       if (args.biases[0][0] != nullptr) return run_tiles<true>(args, panel);
     }
     run_tiles<false>(args, panel);
@@ -78,21 +80,22 @@ struct StemConv {
         for (int j = 0; j < kVectors; ++j) acc[r][c][j] = Vec::zero();
       }
     }
-    const Weight* weights = static_cast<const Weight*>(args.weights) + std::int64_t{kStemTaps} * kRun * kPanel * panel;
+    const Weight* weights =
+        static_cast<const Weight*>(args.weights) + (std::int64_t{kStemTaps} * kRun + kLast) * kPanel * panel;
     const Value* upper = static_cast<const Value*>(args.src) + 2 * kStep * x;
 #pragma GCC unroll 1
     for (int ky = 0; ky < kStemTaps; ++ky, upper += args.pitch) {
       const Value* lower = upper + 2 * args.pitch;
 #pragma GCC unroll 1
       for (int i = 0; i < kRun; i += kGroup, weights += kGroup * kPanel) {
-        Vec w[kVectors];
-#pragma GCC unroll 16
-        for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + kGroup * j * Vec::kWidth);
-#pragma GCC unroll 16
-        for (int c = 0; c < kColumns; ++c) {
-          Vec::add_products(acc[0][c], upper + i + kStep * c, w);
-          Vec::add_products(acc[1][c], lower + i + kStep * c, w);
-        }
+        step<kStep>(acc, upper + i, lower + i, weights);
+      }
+    }
+    if constexpr (kBytes) {
+      const Value* last = args.last + 2 * kStemLastPitch * x;
+#pragma GCC unroll 1
+      for (int i = 0; i < kLast; i += kGroup, weights += kGroup * kPanel) {
+        step<kStemLastPitch>(acc, last + i, last + i + 2, weights);
       }
     }
     Vec pooled[kSize][kVectors];
@@ -109,10 +112,24 @@ struct StemConv {
           }
         }
         pooled[p][j] = acc[0][2 * p][j].max(acc[0][2 * p + 1][j]).max(acc[1][2 * p][j].max(acc[1][2 * p + 1][j]));
-        if constexpr (kGroup == 4 && !kBiases) pooled[p][j] = pooled[p][j] + pooled[p][j];
+        if constexpr (kBytes && !kBiases) pooled[p][j] = pooled[p][j] + pooled[p][j];
       }
     }
     store_panel(args.store, pooled, kSize, args.out_channels, InRow(x, args.end), panel);
+  }
+
+  // A group of values of each output, `kBetween` from one column's to the next.
+  template <int kBetween, int kColumns>
+  [[gnu::always_inline]] static inline void step(Vec (&acc)[2][kColumns][kVectors], const Value* upper,
+                                                 const Value* lower, const Weight* weights) {
+    Vec w[kVectors];
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) w[j] = Vec::load(weights + kGroup * j * Vec::kWidth);
+#pragma GCC unroll 16
+    for (int c = 0; c < kColumns; ++c) {
+      Vec::add_products(acc[0][c], upper + kBetween * c, w);
+      Vec::add_products(acc[1][c], lower + kBetween * c, w);
+    }
   }
 };
 
