@@ -4,8 +4,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,26 +36,33 @@ inline void require_contiguous(const py::array& array, const std::string& name) 
   if ((array.flags() & py::array::c_style) == 0) throw py::value_error(name + " must be C-contiguous");
 }
 
+constexpr py::ssize_t kRgb = 3;
+
 struct HostPixels {
   const void* data;
   bool u8;
   std::int64_t images;
 };
 
-// uint8 [N, size, size, 3] or float32 [N, 3, size, size].
-inline HostPixels check_pixels(const py::array& array, int size) {
-  require_contiguous(array, "pixels");
+// uint8 [N, size, size, 3] or float32 [N, 3, size, size], C-contiguous and aligned; nothing for other arrays.
+inline std::optional<HostPixels> plain_pixels(const py::array& array, int size) {
+  constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & kPlain) != kPlain || array.ndim() != 4) return std::nullopt;
   const bool u8 = py::isinstance<py::array_t<std::uint8_t>>(array);
-  const bool f32 = py::isinstance<py::array_t<float>>(array);
-  if (!u8 && !f32) {
-    throw py::type_error("pixels must be uint8 or float32, got " + py::str(array.dtype()).cast<std::string>());
+  if (!u8 && !py::isinstance<py::array_t<float>>(array)) return std::nullopt;
+  const py::ssize_t expected[] = {u8 ? size : kRgb, size, u8 ? kRgb : size};
+  if (!std::equal(expected, expected + 3, array.shape() + 1)) return std::nullopt;
+  return HostPixels{array.data(), u8, array.shape(0)};
+}
+
+// The same; other arrays should not come so far.
+inline HostPixels check_pixels(const py::array& array, int size) {
+  const auto pixels = plain_pixels(array, size);
+  if (!pixels) {
+    throw py::value_error("pixels must be C-contiguous uint8 [N, size, size, 3] or float32 [N, 3, size, size], got " +
+                          py::str(array.dtype()).cast<std::string>() + " " + shape_text(array));
   }
-  const std::vector<py::ssize_t> expected =
-      u8 ? std::vector<py::ssize_t>{size, size, 3} : std::vector<py::ssize_t>{3, size, size};
-  bool fits = array.ndim() == 4;
-  for (int i = 0; fits && i < 3; ++i) fits = array.shape(i + 1) == expected[i];
-  if (!fits) throw py::value_error("pixels have the wrong shape: " + shape_text(array));
-  return {array.data(), u8, array.shape(0)};
+  return *pixels;
 }
 
 // One array per output, of `images` times floats[o] values.

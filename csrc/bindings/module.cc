@@ -53,24 +53,14 @@ std::vector<float*> to_outputs(const Engine& engine, const std::vector<py::array
   return faceattr::bindings::output_pointers(arrays, floats, images);
 }
 
-faceattr::cpu::Pixels to_pixels(const py::array& array, int size, std::int64_t* images) {
-  const auto checked = faceattr::bindings::check_pixels(array, size);
-  *images = checked.images;
+faceattr::cpu::Pixels to_pixels(const faceattr::bindings::HostPixels& host) {
   faceattr::cpu::Pixels pixels;
-  if (checked.u8) {
-    pixels.u8 = static_cast<const std::uint8_t*>(checked.data);
+  if (host.u8) {
+    pixels.u8 = static_cast<const std::uint8_t*>(host.data);
   } else {
-    pixels.f32 = static_cast<const float*>(checked.data);
+    pixels.f32 = static_cast<const float*>(host.data);
   }
   return pixels;
-}
-
-void run(const Engine& engine, const py::array& pixels, const std::vector<py::array>& outputs, int size) {
-  std::int64_t images = 0;
-  const auto input = to_pixels(pixels, size, &images);
-  const auto pointers = to_outputs(engine, outputs, images);
-  py::gil_scoped_release release;
-  engine.run(input, images, pointers.data());
 }
 
 // An engine and the side of the images that it takes. The plan's phases move into it.
@@ -80,6 +70,32 @@ struct BoundEngine {
   int size;
   Engine engine;
 };
+
+void run(const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
+  const auto host = faceattr::bindings::check_pixels(pixels, self.size);
+  const auto pointers = to_outputs(self.engine, outputs, host.images);
+  py::gil_scoped_release release;
+  self.engine.run(to_pixels(host), host.images, pointers.data());
+}
+
+py::object run_plain(const BoundEngine& self, const py::array& pixels) {
+  const auto host = faceattr::bindings::plain_pixels(pixels, self.size);
+  if (!host) return py::none();
+  py::list results;
+  std::vector<float*> pointers;
+  for (const faceattr::Output& output : self.engine.executor().outputs()) {
+    std::vector<py::ssize_t> shape = {host->images};
+    for (const int side : self.engine.executor().output_shape(output)) shape.push_back(side);
+    py::array_t<float> result(std::move(shape));
+    pointers.push_back(result.mutable_data());
+    results.append(std::move(result));
+  }
+  {
+    py::gil_scoped_release release;
+    self.engine.run(to_pixels(*host), host->images, pointers.data());
+  }
+  return results;
+}
 
 // Memory that was freed and that the allocator keeps goes back to the system, where the allocator has a call for it.
 void trim_memory() {
@@ -246,20 +262,16 @@ PYBIND11_MODULE(_core, m) {
   py::class_<BoundEngine>(m, "Engine", "A plan with packed weights, threads and memory; callable from any thread.")
       .def(py::init<Plan&, const std::string&, int>(), py::arg("plan"), py::arg("isa"), py::arg("threads"),
            "Takes the phases out of the plan, which is of no use afterwards.")
-      .def(
-          "run",
-          [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs) {
-            run(self.engine, pixels, outputs, self.size);
-          },
-          py::arg("pixels"), py::arg("outputs"))
+      .def("run", &run, py::arg("pixels"), py::arg("outputs"))
+      .def("run_plain", &run_plain, py::arg("pixels"),
+           "Results in new arrays; None where the pixels need a closer look, or a copy.")
       .def(
           "profile",
           [](const BoundEngine& self, const py::array& pixels, const std::vector<py::array>& outputs, bool batched) {
-            std::int64_t images = 0;
-            const auto input = to_pixels(pixels, self.size, &images);
-            const auto pointers = to_outputs(self.engine, outputs, images);
+            const auto host = faceattr::bindings::check_pixels(pixels, self.size);
+            const auto pointers = to_outputs(self.engine, outputs, host.images);
             py::gil_scoped_release release;
-            return self.engine.profile(input, images, pointers.data(), batched);
+            return self.engine.profile(to_pixels(host), host.images, pointers.data(), batched);
           },
           py::arg("pixels"), py::arg("outputs"), py::arg("batched") = false,
           "Seconds of each phase, summed over the images; batched: over the calling thread's share, images dealt as "

@@ -100,6 +100,12 @@ std::vector<std::string> Executor::kernels() const {
   return names;
 }
 
+std::vector<int> Executor::output_shape(const Output& output) const {
+  const TensorShape& shape = plan_.tensors[output.tensor];
+  if (kinds_[output.tensor] == TensorKind::kVector) return {output.count};
+  return {shape.height, shape.width, output.count};
+}
+
 std::int64_t Executor::output_floats(const Output& output) const {
   const TensorShape& shape = plan_.tensors[output.tensor];
   return static_cast<std::int64_t>(shape.height) * shape.width * output.count;

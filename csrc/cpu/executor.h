@@ -34,7 +34,8 @@ class Executor {
   std::vector<std::string> kernels() const;  // name per phase
   int phase_count() const { return static_cast<int>(runners_.size()); }
   const std::vector<Output>& outputs() const { return plan_.outputs; }
-  std::int64_t output_floats(const Output& output) const;  // per image
+  std::vector<int> output_shape(const Output& output) const;  // of one image: height, width, channels; or channels
+  std::int64_t output_floats(const Output& output) const;     // per image
 
   // Every phase up to the pooled vectors of `images` consecutive images, and the outputs that are maps, into their
   // places of the caller's arrays. `memory`, `non_finite`: the first image's. non_finite[i] is set if this member met a

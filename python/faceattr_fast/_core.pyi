@@ -105,6 +105,9 @@ class Engine:
         """Takes the phases out of the plan, which is of no use afterwards."""
 
     def run(self, pixels: NDArray[Any], outputs: Sequence[_Floats]) -> None: ...
+    def run_plain(self, pixels: NDArray[Any]) -> list[_Floats] | None:
+        """Results in new arrays; None where the pixels need a closer look, or a copy."""
+
     def profile(self, pixels: NDArray[Any], outputs: Sequence[_Floats], batched: bool = False) -> list[float]:
         """Seconds of each phase, summed over the images, all threads on one at a time; batched: over the calling
         thread's share, images dealt as run does."""

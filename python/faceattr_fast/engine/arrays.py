@@ -29,7 +29,6 @@ def as_pixels(pixels: Any, size: int, name: str = "pixels", device: str = "the C
         ValueError: another shape.
         DeviceError: memory of another device.
     """
-    # Python's own code is cold after each forward pass, which has swept the caches: checks cost as they are long.
     array = pixels if type(pixels) is np.ndarray else _to_numpy(pixels, size, name, device)
     dtype, shape = array.dtype, array.shape
     if dtype == _FLOAT32:
