@@ -140,7 +140,7 @@ class _Check:
     def _error(self, what: str, batch: int, form: str, found: Mapping[str, np.ndarray], expected: Results,
                limit: float | None = None) -> None:  # fmt: skip
         limit = LIMITS[self._fast.dtype] if limit is None else limit
-        error, head = head_errors(found, expected)
+        error, head = head_errors(self._folder, found, expected)
         finite = np.isfinite(error)
         self._row(what, batch, form, error <= limit, error=error if finite else "not finite", head=head, limit=limit)
 

@@ -68,10 +68,18 @@ def reference(folder: Folder, images: int) -> dict[str, np.ndarray]:
         return {name: file[name][np.arange(images) % POOL] for name in file.files}
 
 
-def head_errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> tuple[float, str]:
-    """The largest ‖found − expected‖₂ / ‖expected‖₂ of a head, and which one; infinite where one is not a number."""
+def head_errors(
+    folder: Folder, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> tuple[float, str]:
+    """The largest error of a head, and which one; infinite where one is not a number.
+
+    An error is ‖found − expected‖₂ by what ‖expected‖₂ is for as many pictures of the pool on average: the results of
+    one picture may happen to be small.
+    """
     worst = (0.0, "")
-    for name, value in expected.items():
-        error = np.linalg.norm(found[name].astype(np.float64) - value) / np.linalg.norm(value)
+    for name, everything in reference(folder, POOL).items():
+        value = expected[name]
+        norm = np.linalg.norm(everything) * np.sqrt(len(value) / POOL)
+        error = np.linalg.norm(found[name].astype(np.float64) - value) / norm
         worst = max(worst, (float(error) if np.isfinite(error) else np.inf, name))
     return worst

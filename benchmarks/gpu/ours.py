@@ -94,7 +94,7 @@ def measure(
 
 def is_right(folder: Folder, step: Step, row: dict[str, Any], results: Mapping[str, np.ndarray]) -> bool:
     """Add error and head to ``row``; list it among what was left out, if the error is too large."""
-    error, head = head_errors(results, reference(folder, row["batch"]))
+    error, head = head_errors(folder, results, reference(folder, row["batch"]))
     limit = max(LIMITS[row["dtype"]], PEER_LIMIT)
     row |= {"error": error if np.isfinite(error) else "not finite", "head": head}
     if error <= limit:
