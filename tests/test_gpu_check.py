@@ -140,13 +140,18 @@ def test_conformance_compares_bits_and_bounded_sums():
 def test_results_of_a_check_need_not_be_good(tmp_path):
     """Errors, differing bits and what is no number are found."""
     from gpu.correctness import _Check
+    from gpu.network import POOL
     from gpu.store import Step
+
+    class OfInputs:
+        inputs = tmp_path
 
     class Fast:
         dtype = "float16"
 
     step = Step(tmp_path / "step.json")
-    check = _Check(None, step, Fast())
+    check = _Check(OfInputs(), step, Fast())
+    np.savez(tmp_path / "reference.npz", a=np.ones((POOL, 3)))
     good, bad = {"a": np.ones((2, 3), np.float32)}, {"a": np.array([[1, 1, 1], [1, 1, 1.1]], np.float32)}
     nothing = {"a": np.full((2, 3), np.nan, np.float32)}
     for found in (good, bad, nothing):
@@ -155,6 +160,12 @@ def test_results_of_a_check_need_not_be_good(tmp_path):
         check._bits("bits", 2, "uint8", [good, found])
     passed = [row["passed"] for row in json.loads((tmp_path / "step.json").read_text())["checks"]]
     assert passed == [True, True, True, False, True, False, False, False, False]
+    # Of results that happen to be small, an error counts as those of the pool would have it.
+    small = {"a": np.full((1, 3), 1e-3, np.float32)}
+    check._error("error", 1, "uint8", {"a": small["a"] + np.float32(1e-3)}, small)
+    check._error("error", 1, "uint8", {"a": small["a"] + np.float32(3e-3)}, small)
+    passed = [row["passed"] for row in json.loads((tmp_path / "step.json").read_text())["checks"]]
+    assert passed[-2:] == [True, False]
 
 
 def test_plan_as_a_torch_module(small_file):
