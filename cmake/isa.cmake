@@ -25,7 +25,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND CMAKE_CXX_COMPILER_ID 
 endif()
 
 set(FACEATTR_KERNEL_FAMILIES segmented_conv narrow_conv quantize narrow_winograd winograd shifted_means linear stem
-  stem_conv)
+  stem_conv stem_winograd)
 
 # Adds one object library per instruction set and lists them in `objects`.
 function(faceattr_add_kernels objects)

@@ -16,7 +16,13 @@ from faceattr_fast import BlockSpec, DeviceError, FastForward, HeadSpec, Network
 from faceattr_fast.engine.backend import compile_plan
 from faceattr_fast.formats.quantize import quantize_plan
 from faceattr_fast.formats.storage import store_bfloat16
-from faceattr_fast.plan.algorithms import ALGORITHMS, candidates, choose_algorithms, transform_weight
+from faceattr_fast.plan.algorithms import (
+    ALGORITHMS,
+    candidates,
+    choose_algorithms,
+    transform_stem,
+    transform_weight,
+)
 from faceattr_fast.plan.oracle import run_plan
 from faceattr_fast.plan.phases import TILES, Output, Plan, QuantizedConv, Segment, SegmentedConv, Stem, TensorShape
 from faceattr_fast.plan.rewrite import build_plan
@@ -32,7 +38,7 @@ def paper_plan():
 
 
 def algorithms(plan):
-    return {phase.dst: phase.algorithm for phase in plan.phases if isinstance(phase, SegmentedConv)}
+    return {phase.dst: phase.algorithm for phase in plan.phases if isinstance(phase, (Stem, SegmentedConv))}
 
 
 def test_what_the_paper_network_transforms(paper_plan):
@@ -41,7 +47,7 @@ def test_what_the_paper_network_transforms(paper_plan):
     assert {name for name, algorithm in chosen.items() if algorithm == "winograd5x5"} == {f"x{i}" for i in range(4, 10)}
     assert {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"} == {"m2"}
     # Not m11, 7x7: the weights of 65 points would be four times those of nine taps, for four tiles.
-    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"m3", "x3"}
+    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"x0", "m3", "x3"}
 
 
 def test_products_are_counted_by_algorithm(paper_plan):
@@ -50,6 +56,8 @@ def test_products_are_counted_by_algorithm(paper_plan):
     saved = 6 * 128 * 256 * (9 * 14 * 14 - 49 * 3 * 3) + 64 * 64 * (9 * 56 * 56 - 36 * 14 * 14)
     # m3, x3: 65 products for each of 7x7 and 4x4 tiles, the centre tap for each position.
     saved += 128 * 64 * (8 * 28 * 28 - 65 * 7 * 7) + 64 * 256 * (8 * 14 * 14 - 65 * 4 * 4)
+    # The stem: 507 for each of 28x28 tiles.
+    saved += 32 * (3 * 49 * 112 * 112 - 507 * 28 * 28)
     assert plan.products() == paper_plan.products() - saved
     assert plan.multiply_adds() == paper_plan.multiply_adds() == 728_629_184
     assert choose_algorithms(paper_plan, "direct").products() == 728_629_184
@@ -75,13 +83,16 @@ def test_candidates_are_what_forcing_can_choose(paper_plan):
     for plan in (paper_plan, store_bfloat16(paper_plan)):
         for phase in plan.phases:
             names = candidates(plan, phase)
-            if not isinstance(phase, SegmentedConv):
+            if not isinstance(phase, (Stem, SegmentedConv)):
                 assert names == ()
                 continue
             assert names[0] == "direct"
             for name in ALGORITHMS:
                 forced = algorithms(choose_algorithms(plan, name))[phase.dst]
                 assert forced == (name if name in names else "direct")
+            if isinstance(phase, Stem):
+                assert names == ("direct", "polyphase4x4")
+                continue
             kinds = {(s.kernel, s.stride) for s in phase.segments}
             for name in ("winograd2x2", "winograd4x4"):
                 assert (name in names) == ((3, 1) in kinds)
@@ -93,7 +104,7 @@ def test_what_the_paper_network_transforms_in_bfloat16(paper_plan):
     chosen = algorithms(choose_algorithms(store_bfloat16(paper_plan)))
     names = {name for name, algorithm in chosen.items() if algorithm == "winograd4x4"}
     assert names == {"m2", *(f"x{i}" for i in range(4, 10))}
-    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"m3", "x3"}
+    assert {name for name, algorithm in chosen.items() if algorithm == "polyphase4x4"} == {"x0", "m3", "x3"}
 
 
 def integer_algorithms(plan, isa):
@@ -225,6 +236,75 @@ def test_polyphase_weights_are_those_of_the_derivation():
     others = [(y, x) for y, x in product(range(3), range(3)) if (y, x) != (1, 1)]
     direct = sum(weight[0, 0, y, x] * tile[y : y + 8 : 2, x : x + 8 : 2] for y, x in others)
     np.testing.assert_allclose(result, direct, rtol=0, atol=1e-13)
+
+
+def stem_axes():
+    """(Aᵀ [4, 7], G, Bᵀ) along one axis, of even and of odd taps, exact: F(4, 4) at the points of F(5, 3), and F(4, 3)
+    at those of them that are finite, which ends in the same Aᵀ.
+    """
+    points = [Fraction(p) for p in WINOGRAD["winograd5x5"][1]]
+    a, even, b = interpolation(points, 4, 4)
+    odd = interpolation(points, 4, 3)[1][:6]
+    assert all(row[6] == 0 for row in b[:6])  # six inputs are enough for the finite points
+    return a, (even, odd), (b, [row[:6] for row in b[:6]])
+
+
+def test_the_matrices_of_the_stem_are_exact():
+    """Along one axis: four outputs of seven taps at stride 2, for every filter and input, in rational numbers."""
+    a, g, b = stem_axes()
+    for tap, i in product(range(7), range(13)):
+        if tap % 2 != i % 2:
+            continue  # they never meet: 2 o + tap is i
+        filters, inputs = [row[tap // 2] for row in g[tap % 2]], [row[i // 2] for row in b[tap % 2]]
+        found = [sum(a[o][p] * filters[p] * inputs[p] for p in range(len(filters))) for o in range(4)]
+        assert found == [i == 2 * o + tap for o in range(4)]
+
+
+def test_the_stems_weights_are_those_of_the_derivation():
+    a, g, b = stem_axes()
+    a, g, b = np.array(a, np.float64), [np.array(m, np.float64) for m in g], [np.array(m, np.float64) for m in b]
+    rng = np.random.default_rng(0)
+    weight, tile = rng.standard_normal((2, 3, 7, 7)), rng.standard_normal((3, 13, 13))
+    factors = transform_stem(weight)
+    assert factors.shape == (2, 507)
+    points, place = np.zeros((2, 7, 7)), 0
+    for y, x in product(range(7), range(7)):
+        for row, column in product(range(2), range(2)):
+            if (row and y == 6) or (column and x == 6):
+                continue
+            values = (b[row] @ tile[:, row::2, column::2] @ b[column].T)[:, y, x]
+            np.testing.assert_allclose(
+                factors[:, place : place + 3],
+                np.einsum("k,ockl,l->oc", g[row][y], weight[:, :, row::2, column::2], g[column][x]),
+                atol=1e-13,
+            )
+            points[:, y, x] += factors[:, place : place + 3] @ values
+            place += 3
+    assert place == 507
+    windows = np.lib.stride_tricks.sliding_window_view(tile, (7, 7), axis=(1, 2))[:, ::2, ::2]
+    direct = np.einsum("ocij,cyxij->oyx", weight, windows)
+    np.testing.assert_allclose(a @ points @ a.T, direct, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 8, 15, 16, 27, 28, 31, 32, 33, 56])
+def test_the_stem_against_float64(isa, side):
+    rng = np.random.default_rng(side)
+    spec = NetworkSpec(StemSpec(8), ((BlockSpec(8, 1, 8, 1),),), 1, (), pixels=PixelSpec(size=4 * side))
+    x = rng.standard_normal((3, 3, 4 * side, 4 * side)).astype(np.float32)
+    for out in (1, 8, 32, 37):
+        stem = Stem("y", rng.normal(0, 0.1, (out, 3, 7, 7)), rng.normal(0, 0.1, out), "polyphase4x4")
+        shape = TensorShape(side, side, out)
+        plan = Plan(spec, {"y": shape}, (stem,), {"y": Output("y", 0, out)}, False)
+        expected = run_plan(plan, x.astype(np.float64))["y"]
+        found = run_compiled(plan, x, isa, 2)
+        assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+        assert np.abs(found - expected).max() <= 4e-6 * np.abs(expected).max()
+        assert np.array_equal(run_compiled(plan, x, isa, 1), found)
+        assert np.array_equal(run_compiled(plan, x[1:], isa, 3), found[1:])
+        narrow = replace(plan, tensors={"y": replace(shape, floats="bfloat16")})
+        rounded = (found.view(np.uint32) + 0x7FFF + (found.view(np.uint32) >> 16 & 1)) & np.uint32(0xFFFF0000)
+        assert np.array_equal(run_compiled(narrow, x, isa, 2).view(np.uint32), rounded)
 
 
 # Where every value, product and sum is an integer that float32 holds: what weights are multiplied by, so that the

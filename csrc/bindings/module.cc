@@ -158,6 +158,13 @@ PYBIND11_MODULE(_core, m) {
           },
           py::arg("dst"), py::arg("weight").noconvert(), py::arg("bias").noconvert(), "weight: [oc, 7, 7, 3].")
       .def(
+          "winograd_stem",
+          [](Plan& plan, int dst, const FloatArray& weight, const FloatArray& bias) {
+            plan.phases.emplace_back(faceattr::WinogradStemPhase{dst, to_vector(weight), to_vector(bias)});
+          },
+          py::arg("dst"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
+          "The stem by polyphase tiles of 4x4; weight: [oc, 507].")
+      .def(
           "segmented_conv",
           [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
              const FloatArray& weight, const FloatArray& bias, bool relu, int residual, int copy) {

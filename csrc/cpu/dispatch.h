@@ -12,6 +12,7 @@
 #include "cpu/kernels/shifted_means/shifted_means.h"
 #include "cpu/kernels/stem/stem.h"
 #include "cpu/kernels/stem_conv/stem_conv.h"
+#include "cpu/kernels/stem_winograd/stem_winograd.h"
 #include "cpu/kernels/winograd/winograd.h"
 
 namespace faceattr::cpu {
@@ -38,6 +39,7 @@ struct KernelLists {
   std::vector<Candidate<ShiftedMeansKernel>> ShiftedMeans;
   std::vector<Candidate<LinearKernel>> Linear;
   std::vector<Candidate<StemKernel>> Stem;
+  std::vector<Candidate<StemWinogradKernel>> StemWinograd;
   std::vector<Candidate<WinogradKernel>> Winograd;
 };
 const KernelLists& kernel_lists();

@@ -57,6 +57,8 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
   for (Phase& phase : plan_.phases) {
     if (const auto* p = std::get_if<StemPhase>(&phase)) {
       plan_.tensors[p->dst].narrow() ? add<NarrowStemRunner>(*p, layout) : add<StemRunner>(*p, layout);
+    } else if (const auto* p = std::get_if<WinogradStemPhase>(&phase)) {
+      add<WinogradStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<SegmentedConvPhase>(&phase)) {
       plan_.tensors[p->segments[0].src].narrow() ? add<NarrowConvRunner>(*p, layout) : add<ConvRunner>(*p, layout);
     } else if (const auto* p = std::get_if<WinogradConvPhase>(&phase)) {
@@ -174,6 +176,8 @@ bool Executor::run_phase(int phase, const Pixels& pixels, std::int64_t first, in
     if (const auto* stem = std::get_if<StemRunner>(&runner)) {
       finite = stem->run(pixels, first + image, own, team);
     } else if (const auto* stem = std::get_if<NarrowStemRunner>(&runner)) {
+      finite = stem->run(pixels, first + image, own, team);
+    } else if (const auto* stem = std::get_if<WinogradStemRunner>(&runner)) {
       finite = stem->run(pixels, first + image, own, team);
     } else if (const auto* conv = std::get_if<ConvRunner>(&runner)) {
       conv->run(own, team, image + 1 == images ? weights_after(phase, team) : nullptr);

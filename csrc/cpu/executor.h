@@ -53,8 +53,8 @@ class Executor {
   void fill_nan(std::int64_t image, float* const* outputs) const;
 
  private:
-  using Runner = std::variant<StemRunner, ConvRunner, WinogradRunner, NarrowStemRunner, NarrowConvRunner,
-                              NarrowWinogradRunner, QuantizeRunner, MeansRunner, LinearRunner>;
+  using Runner = std::variant<StemRunner, WinogradStemRunner, ConvRunner, WinogradRunner, NarrowStemRunner,
+                              NarrowConvRunner, NarrowWinogradRunner, QuantizeRunner, MeansRunner, LinearRunner>;
 
   template <class Runner, class... Arguments>
   void add(const Arguments&... arguments);

@@ -67,6 +67,28 @@ class StemRunner {
   MapPlacement dst_;
 };
 
+// The stem by tiles; see kernels/stem_winograd.
+class WinogradStemRunner {
+ public:
+  WinogradStemRunner(const WinogradStemPhase& phase, const Layout& layout);
+  // This member's rows of tiles. Returns false if it met a non-finite pixel.
+  bool run(const Pixels& pixels, std::int64_t image, const ImageMemory& memory, const Team& team) const;
+  const char* kernel() const { return kernel_->name; }
+  std::size_t scratch_floats(int images) const;
+  std::size_t packed_floats() const { return weights_.size() + bias_.size(); }
+
+ private:
+  bool load_row(const Pixels& pixels, std::int64_t image, int y, float* scratch, float* dst) const;
+
+  const StemWinogradKernel* kernel_;
+  AlignedBuffer weights_, bias_;
+  float mean_[kRgb], inverse_scale_[kRgb];
+  int size_, panels_;
+  int tiles_, tile_pitch_;  // of a row; and there are as many rows
+  TensorShape shape_;
+  MapPlacement dst_;
+};
+
 class ConvRunner {
  public:
   ConvRunner(const SegmentedConvPhase& phase, const Layout& layout);

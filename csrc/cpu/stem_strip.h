@@ -21,12 +21,19 @@ struct PixelRow {
   const float *red, *green, *blue;
 };
 
+inline PixelRow pixel_row(const Pixels& pixels, std::int64_t image, int size, int y) {
+  const std::int64_t plane = static_cast<std::int64_t>(size) * size, begin = static_cast<std::int64_t>(y) * size;
+  if (pixels.u8 != nullptr) return {pixels.u8 + (image * plane + begin) * kRgb, nullptr, nullptr, nullptr};
+  const float* red = pixels.f32 + image * plane * kRgb + begin;
+  return {nullptr, red, red + plane, red + 2 * plane};
+}
+
 // Writes rows [first_row, first_row + rows) of an image, with zeros around it; `load`(dst, row) writes what is between
 // them and says whether it is finite. Returns false if it met a non-finite pixel.
 template <class Value, class Load>
 bool load_strip(const Pixels& pixels, std::int64_t image, int size, int first_row, int rows, Value* strip,
                 const Load& load) {
-  const std::int64_t plane = static_cast<std::int64_t>(size) * size, pitch = strip_pitch(size);
+  const std::int64_t pitch = strip_pitch(size);
   constexpr int kEdge = kStemPad * kRgb;
   bool finite = true;
   for (int r = 0; r < rows; ++r, strip += pitch) {
@@ -37,16 +44,7 @@ bool load_strip(const Pixels& pixels, std::int64_t image, int size, int first_ro
     }
     std::fill_n(strip, kEdge, Value{0});
     std::fill_n(strip + pitch - kEdge, kEdge, Value{0});
-    const std::int64_t begin = static_cast<std::int64_t>(y) * size;
-    PixelRow row = {};
-    if (pixels.u8 != nullptr) {
-      row.u8 = pixels.u8 + (image * plane + begin) * kRgb;
-    } else {
-      row.red = pixels.f32 + image * plane * kRgb + begin;
-      row.green = row.red + plane;
-      row.blue = row.green + plane;
-    }
-    finite &= load(strip + kEdge, row);
+    finite &= load(strip + kEdge, pixel_row(pixels, image, size, y));
   }
   return finite;
 }

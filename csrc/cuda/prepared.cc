@@ -121,6 +121,7 @@ class Preparation : public Prepared {
     phases.push_back(std::move(launch));
   }
 
+  void add(const WinogradStemPhase&) { throw std::invalid_argument("the GPU has no kernels of Winograd's form"); }
   void add(const WinogradConvPhase&) { throw std::invalid_argument("the GPU has no kernels of Winograd's form"); }
 
   template <class ConvPhase>

@@ -80,15 +80,19 @@ class Checker {
   }
 
   template <class StemPhase>
-  const TensorShape& check_stem(const StemPhase& phase, bool integer) {
+  const TensorShape& check_stem(const StemPhase& phase, bool integer, int k = 7 * 7 * 3) {
     const TensorShape& dst = write(phase.dst, TensorKind::kMap);
     require(dst.height == plan_.pixels / 4 && dst.width == plan_.pixels / 4,
             "stem output must be a quarter of the input");
     require((dst.format == Format::kInteger) == integer, "the stem writes another format");
-    check_weights(phase.weight, phase.bias, dst.channels, 7 * 7 * 3);
+    check_weights(phase.weight, phase.bias, dst.channels, k);
     return dst;
   }
   void visit(const StemPhase& phase) { check_stem(phase, false); }
+  void visit(const WinogradStemPhase& phase) {
+    const TensorShape& dst = check_stem(phase, false, kWinogradStemProducts);
+    require(dst.format != Format::kHalf, "tiles of the stem are float32 or bfloat16");
+  }
   void visit(const QuantizedStemPhase& phase) {
     const TensorShape& dst = check_stem(phase, true);
     require(dst.low == 0, "the stem's integers start at 0");

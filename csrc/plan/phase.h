@@ -37,6 +37,15 @@ struct StemPhase {
   std::vector<float> weight, bias;
 };
 
+// The same by tiles of 4x4 outputs; x are the normalised pixels in float32 whatever dst holds, float32 or bfloat16.
+// Weights come transformed, K = the 507 products of a tile (cpu/kernels/stem_winograd).
+struct WinogradStemPhase {
+  int dst = 0;
+  std::vector<float> weight, bias;
+};
+
+constexpr int kWinogradStemProducts = 507;
+
 // weight * src[..., start : start + count], kernel 1 or 3 (padding 1), K = [kernel][kernel][count].
 struct Segment {
   int src = 0, start = 0, count = 0, kernel = 1, stride = 1;
@@ -131,10 +140,11 @@ struct LinearHeadPhase {
   std::vector<float> scale = {};
 };
 
-using Phase = std::variant<StemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase, QuantizedConvPhase,
-                           QuantizePhase, ShiftedMeansPhase, LinearHeadPhase>;
+using Phase = std::variant<StemPhase, WinogradStemPhase, SegmentedConvPhase, WinogradConvPhase, QuantizedStemPhase,
+                           QuantizedConvPhase, QuantizePhase, ShiftedMeansPhase, LinearHeadPhase>;
 
 inline int destination(const StemPhase& phase) { return phase.dst; }
+inline int destination(const WinogradStemPhase& phase) { return phase.dst; }
 inline int destination(const SegmentedConvPhase& phase) { return phase.dst; }
 inline int destination(const WinogradConvPhase& phase) { return phase.direct.dst; }
 inline int destination(const QuantizedStemPhase& phase) { return phase.dst; }

@@ -67,8 +67,8 @@ inline Plan small_plan(int width) {
   return plan;
 }
 
-// Adds convolutions whose 3x3 segments run directly, or by tiles: of side `tile` at stride 1, of 4 at stride 2; 0:
-// directly. Weights are the same in either case.
+// Adds a stem, and convolutions whose 3x3 segments run directly, or by tiles: of side `tile` at stride 1, of 4 at
+// stride 2 and in the stem; 0: directly. Weights are the same in either case.
 struct ConvBuilder {
   Plan& plan;
   int tile;
@@ -76,6 +76,13 @@ struct ConvBuilder {
 
   std::vector<float> weights(int oc, int k) {
     return random_values(static_cast<std::size_t>(oc) * k, seed++, 1.5f / std::sqrt(static_cast<float>(k)));
+  }
+
+  void add_stem() {
+    const int oc = plan.tensors[0].channels;
+    StemPhase stem = {0, weights(oc, 147), weights(oc, 1)};
+    if (tile == 0) return plan.phases.push_back(std::move(stem));
+    plan.phases.push_back(WinogradStemPhase{0, transform_stem(stem.weight, oc), std::move(stem.bias)});
   }
 
   // `direct`: what runs directly anyway, without weights.
@@ -126,7 +133,7 @@ inline Plan winograd_plan(int width, int tile) {
                   {15, 15, width}, {8, 8, width}, {1, 1, width},   {1, 1, 5}};
   ConvBuilder build{plan, tile};
   const auto weights = [&](int oc, int k) { return build.weights(oc, k); };
-  plan.phases.push_back(StemPhase{0, weights(width, 147), weights(width, 1)});
+  build.add_stem();
   plan.phases.push_back(SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, weights(mid, width), weights(mid, 1), true, -1});
   build.add({2, {}, {}, {}, false, 0}, {{1, 0, mid, 3, 1}});  // shortcut
   build.add({3, {{0, 0, width, 1, 1}}, {}, {}, true, -1},
@@ -165,7 +172,7 @@ inline Plan bfloat16_plan(int width, int tile) {
       {1, 1, 5},          // 11: head
   };
   ConvBuilder build{plan, tile};
-  plan.phases.push_back(StemPhase{0, build.weights(width, 147), build.weights(width, 1)});
+  build.add_stem();
   plan.phases.push_back(
       SegmentedConvPhase{1, {{0, 0, width, 1, 1}}, build.weights(mid, width), build.weights(mid, 1), true, -1});
   build.add({2, {{0, 0, width, 1, 1}}, {}, {}, false, -1, 3}, {{1, 0, mid, 3, 1}});

@@ -226,23 +226,37 @@ FA_TEST(groups_of_images_keep_the_bits) {
   check_groups(test::winograd_plan(72, 4), 4, 11);
 }
 
+namespace {
+
+// The same plan with its stem by tiles.
+Plan by_tiles(Plan plan) {
+  const auto& stem = std::get<StemPhase>(plan.phases[0]);
+  plan.phases[0] =
+      WinogradStemPhase{stem.dst, test::transform_stem(stem.weight, static_cast<int>(stem.bias.size())), stem.bias};
+  return plan;
+}
+
+}  // namespace
+
 FA_TEST(uint8_and_float_pixels_agree) {
-  const Plan plan = test::small_plan(12);
-  const Batch batch(3);
-  std::vector<float> planes(batch.u8.size());
-  for (std::int64_t i = 0; i < batch.images; ++i) {
-    for (int p = 0; p < 32 * 32; ++p) {
-      for (int c = 0; c < 3; ++c) {
-        const float pixel = batch.u8[(i * 32 * 32 + p) * 3 + c];
-        planes[(i * 3 + c) * 32 * 32 + p] = (pixel - plan.mean[c]) / plan.scale[c];
+  for (Plan plan : {test::small_plan(12), by_tiles(test::small_plan(12))}) {
+    const Batch batch(3);
+    std::vector<float> planes(batch.u8.size());
+    for (std::int64_t i = 0; i < batch.images; ++i) {
+      for (int p = 0; p < 32 * 32; ++p) {
+        for (int c = 0; c < 3; ++c) {
+          const float pixel = batch.u8[(i * 32 * 32 + p) * 3 + c];
+          planes[(i * 3 + c) * 32 * 32 + p] = (pixel - plan.mean[c]) / plan.scale[c];
+        }
       }
     }
-  }
-  const Engine engine(plan, "", 2);
-  const Arrays a = run(engine, batch), b = run(engine, {nullptr, planes.data()}, batch.images);
-  for (std::size_t o = 0; o < a.size(); ++o) {
-    for (std::size_t i = 0; i < a[o].size(); ++i)
-      FA_CHECK(std::abs(a[o][i] - b[o][i]) <= 1e-5f * (1 + std::abs(a[o][i])));
+    for (const std::string& isa : levels()) {
+      const Engine engine(plan, isa, 2);
+      const Arrays a = run(engine, batch), b = run(engine, {nullptr, planes.data()}, batch.images);
+      for (std::size_t o = 0; o < a.size(); ++o) {
+        FA_CHECK_MESSAGE(relative_error(a[o], b[o]) < 2e-6, isa);
+      }
+    }
   }
 }
 
@@ -260,7 +274,7 @@ FA_TEST(uint8_and_float_pixels_become_the_same_integers) {
 
 FA_TEST(a_non_finite_pixel_spoils_its_own_image_alone) {
   for (int threads : {1, 2}) {
-    for (const Plan& plan : {test::small_plan(12), test::quantized_plan(12)}) {
+    for (const Plan& plan : {test::small_plan(12), by_tiles(test::small_plan(12)), test::quantized_plan(12)}) {
       const Engine engine(plan, "", threads);
       const std::int64_t images = 5, pixels = 3 * 32 * 32;
       std::vector<float> planes = test::random_values(images * pixels, 3);
@@ -318,12 +332,14 @@ FA_TEST(the_border_of_a_stem_is_zero) {
   }
   conv.weight = weight;
   const Batch batch(2);
-  const Engine engine(read_by_3x3, "", 1);
-  const Arrays first = run(engine, batch);
-  std::vector<float> spoiled(2 * 3 * 32 * 32, std::numeric_limits<float>::infinity());
-  run(engine, {nullptr, spoiled.data()}, 2);  // leaves NaN in the arena
-  FA_CHECK(same_bits(run(engine, batch), first));
-  for (float value : first[0]) FA_CHECK(std::isfinite(value));
+  for (const Plan& read : {read_by_3x3, by_tiles(read_by_3x3)}) {
+    const Engine engine(read, "", 1);
+    const Arrays first = run(engine, batch);
+    std::vector<float> spoiled(2 * 3 * 32 * 32, std::numeric_limits<float>::infinity());
+    run(engine, {nullptr, spoiled.data()}, 2);  // leaves NaN in the arena
+    FA_CHECK(same_bits(run(engine, batch), first));
+    for (float value : first[0]) FA_CHECK(std::isfinite(value));
+  }
 }
 
 FA_TEST(no_images_is_no_work) {

@@ -293,6 +293,21 @@ FA_TEST(formats_of_a_winograd_convolution_are_checked) {
   FA_CHECK_THROWS(std::invalid_argument, check(flaw));
 }
 
+FA_TEST(flaws_of_a_stem_by_tiles_are_found) {
+  const Plan plan = test::winograd_plan(6, 4);
+  const auto stem = [](Plan& p) -> WinogradStemPhase& { return std::get<WinogradStemPhase>(p.phases[0]); };
+  const std::vector<std::function<void(Plan&)>> flaws = {
+      [&](Plan& p) { stem(p).weight.pop_back(); }, [&](Plan& p) { stem(p).bias.push_back(0); },
+      [&](Plan& p) { stem(p).dst = 99; },          [&](Plan& p) { p.tensors[0].format = Format::kHalf; },
+      [&](Plan& p) { p.tensors[0].height = 7; },
+  };
+  for (const auto& flaw : flaws) {
+    Plan flawed = plan;
+    flaw(flawed);
+    FA_CHECK_THROWS(std::invalid_argument, check(flawed));
+  }
+}
+
 FA_TEST(flaws_of_a_winograd_convolution_are_found) {
   const std::vector<std::function<void(WinogradConvPhase&)>> flaws = {
       [](WinogradConvPhase& p) { p.weight.pop_back(); },

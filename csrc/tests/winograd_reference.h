@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/kernels/stem_winograd/stem_winograd.h"
 #include "cpu/kernels/winograd/winograd.h"
 #include "plan/phase.h"
 
@@ -67,21 +68,25 @@ inline WinogradMatrices winograd_matrices(int stride, int tile) {
   return interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 5, 3);
 }
 
-// left * middle * left^T, row-major.
-inline std::vector<double> sandwich(const Matrix& left, const std::vector<double>& middle) {
-  const std::size_t out = left.size(), in = left[0].size();
-  std::vector<double> half(out * in, 0.0), result(out * out, 0.0);
-  for (std::size_t i = 0; i < out; ++i) {
-    for (std::size_t a = 0; a < in; ++a) {
-      for (std::size_t b = 0; b < in; ++b) half[i * in + b] += left[i][a] * middle[a * in + b];
+// left * middle * right^T, row-major.
+inline std::vector<double> sandwich(const Matrix& left, const std::vector<double>& middle, const Matrix& right) {
+  const std::size_t rows = left.size(), columns = right.size(), height = left[0].size(), width = right[0].size();
+  std::vector<double> half(rows * width, 0.0), result(rows * columns, 0.0);
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t a = 0; a < height; ++a) {
+      for (std::size_t b = 0; b < width; ++b) half[i * width + b] += left[i][a] * middle[a * width + b];
     }
   }
-  for (std::size_t i = 0; i < out; ++i) {
-    for (std::size_t j = 0; j < out; ++j) {
-      for (std::size_t b = 0; b < in; ++b) result[i * out + j] += half[i * in + b] * left[j][b];
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t j = 0; j < columns; ++j) {
+      for (std::size_t b = 0; b < width; ++b) result[i * columns + j] += half[i * width + b] * right[j][b];
     }
   }
   return result;
+}
+
+inline std::vector<double> sandwich(const Matrix& left, const std::vector<double>& middle) {
+  return sandwich(left, middle, left);
 }
 
 inline Matrix magnitudes(Matrix matrix) {
@@ -100,6 +105,51 @@ inline std::vector<float> transform_weights(const std::vector<float>& weight, in
     const std::vector<double> taps(weight.begin() + f * 9, weight.begin() + f * 9 + 9);
     const std::vector<double> points = sandwich(g, taps);
     for (int p = 0; p < filters; ++p) result[static_cast<std::size_t>(p) * oc * k + f] = static_cast<float>(points[p]);
+  }
+  return result;
+}
+
+// Of the stem's tiles, F(4, 4) of the even inputs and taps and F(4, 3) of the odd ones: by whether they are odd, bt and
+// g; the second has no point at infinity, and the rows that it lacks. `at` is that of both.
+inline WinogradMatrices stem_matrices(bool odd) {
+  WinogradMatrices m = interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 4, odd ? 3 : 4);
+  if (odd) {
+    m.bt.pop_back();
+    for (auto& row : m.bt) row.pop_back();
+    m.g.pop_back();
+  }
+  return m;
+}
+
+// Visits (point's row, its column, odd row?, odd column?, channel) of a tile's products, in order.
+template <class Visit>
+void for_each_stem_product(const Visit& visit) {
+  for (int y = 0; y < cpu::kStemTilePoints; ++y) {
+    for (int x = 0; x < cpu::kStemTilePoints; ++x) {
+      for (int odd = 0; odd < 4; ++odd) {
+        if ((odd / 2 == 1 && y == 6) || (odd % 2 == 1 && x == 6)) continue;
+        for (int c = 0; c < cpu::kRgb; ++c) visit(y, x, odd / 2 == 1, odd % 2 == 1, c);
+      }
+    }
+  }
+}
+
+// [oc][7][7][3] → [oc][507].
+inline std::vector<float> transform_stem(const std::vector<float>& weight, int oc) {
+  constexpr int kTaps = cpu::kStemTaps, kRgb = cpu::kRgb;
+  std::vector<float> result;
+  for (int o = 0; o < oc; ++o) {
+    for_each_stem_product([&](int y, int x, bool odd_row, bool odd_column, int c) {
+      const Matrix rows = stem_matrices(odd_row).g, columns = stem_matrices(odd_column).g;
+      double sum = 0;
+      for (std::size_t ky = 0; ky < rows[0].size(); ++ky) {
+        for (std::size_t kx = 0; kx < columns[0].size(); ++kx) {
+          const std::size_t tap = (2 * ky + odd_row) * kTaps + 2 * kx + odd_column;
+          sum += rows[y][ky] * columns[x][kx] * weight[(o * kTaps * kTaps + tap) * kRgb + c];
+        }
+      }
+      result.push_back(static_cast<float>(sum));
+    });
   }
   return result;
 }

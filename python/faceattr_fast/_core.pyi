@@ -34,6 +34,9 @@ class Plan:
     def stem(self, dst: int, weight: _Floats, bias: _Floats) -> None:
         """weight: [oc, 7, 7, 3]."""
 
+    def winograd_stem(self, dst: int, weight: _Floats, bias: _Floats) -> None:
+        """The stem by polyphase tiles of 4x4; weight: [oc, 507]."""
+
     def segmented_conv(
         self,
         dst: int,

@@ -25,6 +25,15 @@ struct Avx2F32 {
   Avx2F32 operator-(Avx2F32 o) const { return {_mm256_sub_ps(v, o.v)}; }
   Avx2F32 operator*(Avx2F32 o) const { return {_mm256_mul_ps(v, o.v)}; }
   Avx2F32 max(Avx2F32 o) const { return {_mm256_max_ps(v, o.v)}; }
+  // Of two vectors one after the other, the values of even and of odd number.
+  static void deal(Avx2F32 a, Avx2F32 b, Avx2F32& even, Avx2F32& odd) {
+    constexpr int kInOrder = 0xd8;  // each half has two values of a, then two of b
+    const auto in_order = [](__m256 x) {
+      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), kInOrder));
+    };
+    even.v = in_order(_mm256_shuffle_ps(a.v, b.v, 0x88));
+    odd.v = in_order(_mm256_shuffle_ps(a.v, b.v, 0xdd));
+  }
 };
 
 }  // namespace

@@ -39,6 +39,12 @@ struct Avx512F32 {
   Avx512F32 operator-(Avx512F32 o) const { return {_mm512_sub_ps(v, o.v)}; }
   Avx512F32 operator*(Avx512F32 o) const { return {_mm512_mul_ps(v, o.v)}; }
   Avx512F32 max(Avx512F32 o) const { return {_mm512_max_ps(v, o.v)}; }
+  // Of two vectors one after the other, the values of even and of odd number.
+  static void deal(Avx512F32 a, Avx512F32 b, Avx512F32& even, Avx512F32& odd) {
+    const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    even.v = _mm512_permutex2var_ps(a.v, places, b.v);
+    odd.v = _mm512_permutex2var_ps(a.v, _mm512_add_epi32(places, _mm512_set1_epi32(1)), b.v);
+  }
 };
 
 }  // namespace

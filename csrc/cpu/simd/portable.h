@@ -63,6 +63,18 @@ struct PortableF32 {
   PortableF32 operator-(PortableF32 o) const { return {v - o.v}; }
   PortableF32 operator*(PortableF32 o) const { return {v * o.v}; }
   PortableF32 max(PortableF32 o) const { return {v > o.v ? v : o.v}; }
+  // Of two vectors one after the other, the values of even and of odd number.
+  static void deal(PortableF32 a, PortableF32 b, PortableF32& even, PortableF32& odd) {
+    float values[2 * N], evens[N], odds[N];
+    a.store(values);
+    b.store(values + N);
+    for (int i = 0; i < N; ++i) {
+      evens[i] = values[2 * i];
+      odds[i] = values[2 * i + 1];
+    }
+    even = load(evens);
+    odd = load(odds);
+  }
 };
 
 }  // namespace

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import WeightsError
-from ..plan.algorithms import transform_integers, transform_weight
+from ..plan.algorithms import transform_integers, transform_stem, transform_weight
 from ..plan.phases import (
     TILES,
     LinearHead,
@@ -57,6 +57,8 @@ def _lower(plan: Plan) -> _core.Plan:
     for phase in plan.phases:
         dst = index[phase.dst]
         match phase:
+            case Stem(algorithm="polyphase4x4"):
+                core.winograd_stem(dst, _f32(transform_stem(phase.weight)), _f32(phase.bias))
             case Stem():
                 weight = _f32(phase.weight.transpose(0, 2, 3, 1))
                 _check_range(weight, plan.phase_format(phase))

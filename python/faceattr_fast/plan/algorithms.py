@@ -11,6 +11,10 @@ Tiles that reach beyond a map compute outputs that nobody reads: at 14x14 four t
 36 · 16 products stand against 9 · 196, a third; three of 5x5 cover 15, with 49 · 9 products. All but F(2x2) round more
 than a direct sum; docs/numerics.md has the errors.
 
+The stem, 7x7 at stride 2, has ``polyphase4x4`` too: even taps with even inputs and odd ones with odd, F(4x4, 4x4) and
+its like with three taps. A tile of 16 outputs, of which the pool leaves four, takes 507 products per output channel
+where a direct sum takes 2352. Its arithmetic is float32 whatever it writes.
+
 In bfloat16 points and transformed weights are rounded to 8 bits. All forms but F(5x5) are applied there, by the same
 count: those keep the errors of heads within about 1.3 times those of direct sums, F(5x5) would not.
 
@@ -35,6 +39,8 @@ import numpy as np
 from .. import _core
 from ..errors import DeviceError
 from .phases import (
+    STEM_PRODUCTS,
+    STEM_TILES,
     TILES,
     Algorithm,
     Phase,
@@ -43,6 +49,7 @@ from .phases import (
     QuantizedConv,
     QuantizedStem,
     SegmentedConv,
+    Stem,
 )
 
 __all__ = [
@@ -54,6 +61,8 @@ __all__ = [
     "forced_algorithm",
     "plan_cost",
     "signature",
+    "transform_integers",
+    "transform_stem",
     "transform_weight",
     "transformed_filters",
     "with_algorithm",
@@ -61,7 +70,7 @@ __all__ = [
 
 Array = np.ndarray
 
-Convolution = SegmentedConv | QuantizedConv
+Convolution = Stem | SegmentedConv | QuantizedConv
 Chooser = Literal["rule", "tuned", "forced"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 # In bfloat16: docs/numerics.md has the errors.
@@ -143,6 +152,31 @@ def _interpolation(points: tuple[float, ...], taps: int) -> tuple[Array, Array]:
     return np.array([*powers, [0.0] * (taps - 1) + [1.0]]), np.array([*scales, 1.0])
 
 
+def transform_stem(weight: Array) -> Array:
+    """Of every filter the factors of a tile's products, float64: [oc, 3, 7, 7] → [oc, 507].
+
+    The seven points of F(5x5, 3x3) are those of F(4, 4) for the four even taps of an axis; the three odd ones have the
+    six finite points. In the order of the points, each has its channels, of even and odd columns, of even and odd rows.
+    """
+    points = _POINTS["winograd5x5"]
+    even, scale = _interpolation(points, 4)
+    axes = even / scale[:, None], (_interpolation(points, 3)[0] / scale[:, None])[: len(points)]
+    filters = [
+        (axes[row] @ weight[:, :, row::2, column::2] @ axes[column].T) for row in range(2) for column in range(2)
+    ]
+    side = len(points) + 1
+    products = [
+        values[:, :, row, column]
+        for row in range(side)
+        for column in range(side)
+        for values in filters
+        if row < values.shape[2] and column < values.shape[3]
+    ]
+    result: Array = np.concatenate(products, axis=1)
+    assert result.shape == (len(weight), STEM_PRODUCTS)
+    return result
+
+
 def transform_integers(weight: Array) -> Array:
     """(2G) w (2G)ᵀ of every filter, four times F(2x2)'s, exact: int8 [oc, c, 3, 3] → int16 [16, oc, c]."""
     out, channels = weight.shape[:2]
@@ -175,6 +209,8 @@ def forced_algorithm() -> Algorithm | None:
 def candidates(plan: Plan, phase: Phase) -> tuple[Algorithm, ...]:
     """The algorithms that can compute a phase of ``plan``, ``direct`` first; none where there is no choice."""
     match phase:
+        case Stem():
+            return ("direct",) if plan.tensors[phase.dst].floats == "float16" else ("direct", "polyphase4x4")
         case SegmentedConv():
             bfloat16 = plan.tensors[phase.segments[0].src].floats == "bfloat16"
             names = [name for name in ALGORITHMS if name not in _TOO_COARSE] if bfloat16 else ALGORITHMS
@@ -195,6 +231,8 @@ def signature(plan: Plan, conv: Convolution) -> str:
         stored = "int8" if shape.integers else shape.floats
         return f"{shape.height}x{shape.width}x{channels} {stored}"
 
+    if isinstance(conv, Stem):
+        return f"7x7/2 of pixels, pool -> {text(plan.tensors[conv.dst].channels, conv.dst)}"
     # How many channels the source has beside those that are read matters little, and depends on the heads asked for.
     reads = [f"{s.kernel}x{s.kernel}/{s.stride} of {text(s.count, s.src)}" for s in conv.segments]
     reads += ["residual"] if conv.residual else []
@@ -233,7 +271,7 @@ def choose_algorithm(
     plan: Plan, phase: Phase, forced: Algorithm | None = None, tuned: Mapping[str, str] | None = None, isa: str = ""
 ) -> Choice | None:
     """For one phase; None where there is nothing to choose. Arguments as :func:`choose_algorithms` takes them."""
-    if not isinstance(phase, (SegmentedConv, QuantizedConv)):
+    if not isinstance(phase, (Stem, SegmentedConv, QuantizedConv)):
         return None
     names = candidates(plan, phase)
     if forced is not None:
@@ -248,7 +286,7 @@ def choose_algorithm(
 
 def with_algorithm(phase: Phase, algorithm: Algorithm) -> Phase:
     """The phase, computed by one of its :func:`candidates`."""
-    assert isinstance(phase, (SegmentedConv, QuantizedConv)), "other phases have no algorithms"
+    assert isinstance(phase, (Stem, SegmentedConv, QuantizedConv)), "other phases have no algorithms"
     return replace(phase, algorithm=algorithm)  # type: ignore[arg-type]  # a candidate is one of the phase's own
 
 
@@ -265,6 +303,8 @@ def plan_cost(plan: Plan, isa: str) -> float:
 
 def _cost(plan: Plan, phase: Phase, integers: _Costs) -> float:
     match phase:
+        case Stem():
+            return _stem_cost(plan, phase)
         case SegmentedConv():
             return _convolution_cost(plan, phase, _FLOATS)
         case QuantizedConv():
@@ -278,7 +318,16 @@ def _cost(plan: Plan, phase: Phase, integers: _Costs) -> float:
             return plan.phase_products(phase)
 
 
-def _convolution_cost(plan: Plan, conv: Convolution, costs: _Costs) -> float:
+def _stem_cost(plan: Plan, stem: Stem) -> float:
+    if stem.algorithm == "direct":
+        return plan.phase_products(stem)
+    points = TILES["winograd5x5"].points
+    channels = 4 * int(stem.weight.shape[1])  # of even and odd rows and columns
+    operations = STEM_PRODUCTS * len(stem.weight) + _TRANSFORM_COST * points * (channels + len(stem.weight))
+    return STEM_TILES.count(plan.tensors[stem.dst]) * operations
+
+
+def _convolution_cost(plan: Plan, conv: SegmentedConv | QuantizedConv, costs: _Costs) -> float:
     shape = plan.tensors[conv.dst]
     transformed, direct = conv.split()
     weights = sum(int(segment.weight.size) for segment in direct)

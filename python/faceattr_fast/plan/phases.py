@@ -34,13 +34,14 @@ __all__ = [
 Array = np.ndarray
 Algorithm = Literal["direct", "winograd2x2", "winograd4x4", "winograd5x5", "polyphase4x4"]
 IntegerAlgorithm = Literal["direct", "winograd2x2"]
+StemAlgorithm = Literal["direct", "polyphase4x4"]
 FloatFormat = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How an algorithm transforms the 3x3 convolutions of its ``stride``: tiles of ``side`` x ``side`` outputs,
-    ``points`` products for each tile and channel (polyphase4x4 computes the centre tap directly, 16 more).
+    """How an algorithm transforms convolutions of one ``stride``: tiles of ``side`` x ``side`` outputs, ``points``
+    products for each tile and channel (polyphase4x4 computes the centre tap of a 3x3 directly, 16 more).
     """
 
     side: int
@@ -58,6 +59,10 @@ TILES: dict[Algorithm, Tiles] = {
     "winograd5x5": Tiles(5, 1, 49),
     "polyphase4x4": Tiles(4, 2, 65),
 }
+# Of a stem, polyphase4x4: products for each tile and output channel, those of three input channels; a tile makes 2x2
+# pooled outputs.
+STEM_PRODUCTS = 507
+STEM_TILES = Tiles(2, 4, STEM_PRODUCTS)
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,15 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class Stem:
-    """``dst = maxpool2x2(relu(weight ∗ x + bias))`` of the normalised pixels x: 7x7, stride 2, padding 3 (zeros)."""
+    """``dst = maxpool2x2(relu(weight ∗ x + bias))`` of the normalised pixels x: 7x7, stride 2, padding 3 (zeros).
+
+    ``algorithm`` is how a backend computes it; see :mod:`.algorithms`.
+    """
 
     dst: str
     weight: Array  # [oc, 3, 7, 7] float64
     bias: Array  # [oc]
+    algorithm: StemAlgorithm = "direct"
 
 
 @dataclass(frozen=True)
@@ -278,9 +287,11 @@ class Plan:
 
     def phase_products(self, phase: Phase) -> int:
         """Per image; fewer than its multiply-adds where an algorithm transforms tiles, which takes mostly additions."""
+        shape = self.tensors[phase.dst]
+        if isinstance(phase, Stem) and phase.algorithm != "direct":
+            return STEM_TILES.points * STEM_TILES.count(shape) * len(phase.weight)
         if not isinstance(phase, (SegmentedConv, QuantizedConv)):
             return self.phase_multiply_adds(phase)
-        shape = self.tensors[phase.dst]
         transformed, direct = phase.split()
         tiles = TILES.get(phase.algorithm)
         points = tiles.points * tiles.count(shape) if tiles else 0
@@ -293,7 +304,7 @@ class Plan:
         match phase:
             case QuantizedStem() | QuantizedConv() | Quantize():
                 return "int8"
-            case Stem():
+            case Stem(algorithm="direct"):
                 read = phase.dst
             case SegmentedConv():
                 read = phase.segments[0].src

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..engine.backend import compile_plan
 from ..plan.algorithms import candidates, choose_algorithms, signature
-from ..plan.phases import Algorithm, Plan, QuantizedConv, SegmentedConv
+from ..plan.phases import Algorithm, Plan, QuantizedConv, SegmentedConv, Stem
 
 __all__ = ["ROUNDS", "TunedConvolution", "Tuning", "measure", "tune_plan"]
 
@@ -99,7 +99,7 @@ def tune_plan(
     phases: dict[str, list[int]] = {}
     able: dict[str, list[Algorithm]] = {}  # the rule's choice first
     for i, phase in enumerate(rule.phases):
-        if isinstance(phase, (SegmentedConv, QuantizedConv)) and len(found := candidates(rule, phase)) > 1:
+        if isinstance(phase, (Stem, SegmentedConv, QuantizedConv)) and len(found := candidates(rule, phase)) > 1:
             name = signature(rule, phase)
             phases.setdefault(name, []).append(i)
             able[name] = [phase.algorithm, *(algorithm for algorithm in found if algorithm != phase.algorithm)]
