@@ -5,14 +5,14 @@ import os
 
 from faceattr_fast import _core
 from faceattr_fast.plan.algorithms import candidates, choose_algorithms, signature
-from faceattr_fast.plan.phases import QuantizedConv, SegmentedConv
+from faceattr_fast.plan.phases import QuantizedConv, SegmentedConv, Stem
 from faceattr_fast.tuning.file import machine_key, merge_tuning
 
 ISA = os.environ.get("FACEATTR_ISA") or _core.detected_isa()
 
 
 def convolutions(plan):
-    return [phase for phase in plan.phases if isinstance(phase, (SegmentedConv, QuantizedConv))]
+    return [phase for phase in plan.phases if isinstance(phase, (Stem, SegmentedConv, QuantizedConv))]
 
 
 def other_choices(plan, rng=None):

@@ -117,21 +117,36 @@ def test_where_integers_are_transformed(rewrite, monkeypatch):
     plan = build_plan(PAPER, tensors_of(random_net(PAPER, 0)), OUTPUTS, rewrite=rewrite)
     values = {part.partition("[")[0] for name in plan.tensors for part, _ in plan.parts.get(name, ((name, 0),))}
     plan = quantize_plan(plan, dict.fromkeys(values, 1.0))
-    for isa in ("avx2", "avx2+avx512", "avx2+avx512+avx512bf16", "scalar"):
-        assert {"x4", "x5", "x6", "x7", "x8", "x9"} <= {
-            name for name, algorithm in integer_algorithms(plan, isa).items() if algorithm == "winograd2x2"
+    # Also where bytes are multiplied four at once and transformed values two at once: a quarter of the products.
+    vnni = "avx2+avx512+avx512bf16+avx512vnni"
+    for isa in ("avx2", "avx2+avx512", "avx2+avx512+avx512bf16", "avx2+avx512+avx512vnni", vnni, "scalar"):
+        chosen = integer_algorithms(plan, isa)
+        assert {"m2" if rewrite else "x1", "x4", "x5", "x6", "x7", "x8", "x9"} <= {
+            name for name, algorithm in chosen.items() if algorithm == "winograd4x4"
         }
-    # Four products at once of bytes; 16/36 of them of 16 bits, two at once, and the transforms take longer.
-    for isa in ("avx2+avx512+avx512vnni", "avx2+avx512+avx512bf16+avx512vnni"):
-        assert set(integer_algorithms(plan, isa).values()) == {"direct"}
-        forced = choose_algorithms(plan, "winograd2x2", isa=isa)
-        assert {phase.algorithm for phase in forced.phases if isinstance(phase, QuantizedConv)} == {
-            "direct",
-            "winograd2x2",
-        }
-    monkeypatch.setattr(_core, "detected_isa", lambda: "avx2+avx512+avx512vnni")
-    assert set(integer_algorithms(plan, "").values()) == {"direct"}
-    assert "winograd2x2" in integer_algorithms(plan, "avx2").values()
+    # At 7x7, four tiles of 4x4 or sixteen of 2x2 with fewer weights.
+    expected = {"avx2": "winograd2x2", "avx2+avx512": "winograd4x4", vnni: "direct"}
+    for isa, algorithm in expected.items() if not rewrite else ():
+        assert integer_algorithms(plan, isa)["x11"] == algorithm
+    for algorithm in ("winograd2x2", "winograd4x4"):
+        forced = choose_algorithms(plan, algorithm, isa=vnni)
+        assert {phase.algorithm for phase in forced.phases if isinstance(phase, QuantizedConv)} == {"direct", algorithm}
+    for isa in ("avx2", vnni):
+        monkeypatch.setattr(_core, "detected_isa", lambda isa=isa: isa)
+        assert integer_algorithms(plan, "") == integer_algorithms(plan, isa)
+
+
+@pytest.mark.parametrize(("channels", "weight", "able"), [(115, 127, True), (116, -127, False), (1100, 13, True)])
+def test_which_sums_of_integers_tiles_of_4x4_hold(channels, weight, able):
+    """Up to 131,586, weights in magnitude."""
+    weights = np.zeros((2, channels, 3, 3), np.int8)
+    weights[1] = weight
+    zeros = np.zeros(2, np.int32)
+    conv = QuantizedConv("y", (Segment("x", weights),), zeros, zeros.astype(np.float32), True)
+    plan = Plan(PAPER, {"x": TensorShape(14, 14, channels), "y": TensorShape(14, 14, 2)}, (conv,), {}, False)
+    names = candidates(plan, conv)
+    assert ("winograd4x4" in names) == able
+    assert ("winograd2x2" in names) == (channels <= 1024)
 
 
 def test_wide_convolutions_are_transformed_even_so():
@@ -142,7 +157,7 @@ def test_wide_convolutions_are_transformed_even_so():
     conv = QuantizedConv("y", (Segment("x", weight),), zeros, zeros.astype(np.float32), True)
     shape = TensorShape(56, 56, channels)
     plan = Plan(PAPER, {"x": shape, "y": shape}, (conv,), {}, False)
-    assert integer_algorithms(plan, "avx2+avx512+avx512vnni") == {"y": "winograd2x2"}
+    assert integer_algorithms(plan, "avx2+avx512+avx512vnni") == {"y": "winograd4x4"}
 
 
 def test_unknown_algorithm(monkeypatch):

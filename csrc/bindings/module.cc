@@ -211,7 +211,7 @@ PYBIND11_MODULE(_core, m) {
           [](Plan& plan, int dst, const std::vector<std::tuple<int, int, int, int, int>>& segments,
              const Int8Array& weight, const Int32Array& bias, const FloatArray& multiplier, bool relu, int residual,
              int copy, const FloatArray& inverse, const std::vector<std::array<int, 3>>& transformed,
-             const Int16Array& transformed_weight) {
+             const Int16Array& transformed_weight, int tile) {
             faceattr::QuantizedConvPhase phase{
                 dst,      {},   to_vector(weight), to_vector(bias), to_vector(multiplier), relu,
                 residual, copy, to_vector(inverse)};
@@ -220,14 +220,15 @@ PYBIND11_MODULE(_core, m) {
             }
             for (const auto& [src, start, count] : transformed) phase.transformed.push_back({src, start, count, 3, 1});
             phase.transformed_weight = to_vector(transformed_weight);
+            phase.tile = tile;
             plan.phases.emplace_back(std::move(phase));
           },
           py::arg("dst"), py::arg("segments"), py::arg("weight").noconvert(), py::arg("bias").noconvert(),
           py::arg("multiplier").noconvert(), py::arg("relu"), py::arg("residual"), py::arg("copy"),
           py::arg("inverse").noconvert(), py::arg("transformed"), py::arg("transformed_weight").noconvert(),
+          py::arg("tile") = 2,
           "As segmented_conv; copy: a tensor of integers or -1, inverse: its factors; transformed: stride-1 3x3 "
-          "segments "
-          "(src, start, count) by Winograd F(2x2), their weights [16, oc, K].")
+          "segments (src, start, count) by Winograd F(tile x tile), 2 or 4, their weights [points, oc, K].")
       .def(
           "quantize",
           [](Plan& plan, int dst, int src, const FloatArray& inverse) {

@@ -68,7 +68,8 @@ Executor::Executor(Plan plan, std::uint32_t features) : plan_(std::move(plan)) {
     } else if (const auto* p = std::get_if<QuantizedStemPhase>(&phase)) {
       add<NarrowStemRunner>(*p, layout);
     } else if (const auto* p = std::get_if<QuantizedConvPhase>(&phase)) {
-      p->transformed.empty() ? add<NarrowConvRunner>(*p, layout) : add<NarrowWinogradRunner>(*p, layout);
+      p->transformed.empty() ? add<NarrowConvRunner>(*p, layout)
+                             : add<NarrowWinogradRunner>(*p, layout, memory_.workspaces[runners_.size()]);
     } else if (const auto* p = std::get_if<QuantizePhase>(&phase)) {
       add<QuantizeRunner>(*p, layout);
     } else if (const auto* p = std::get_if<ShiftedMeansPhase>(&phase)) {

@@ -70,14 +70,15 @@ class NarrowConvRunner {
   Blocking blocking_;
 };
 
-// Floats in the arena that a Winograd convolution of bfloat16 works in; see workspace_floats().
+// Floats in the arena that a Winograd convolution of narrow maps works in; see workspace_floats().
 std::size_t narrow_workspace_floats(const Plan& plan, const WinogradConvPhase& phase);
+std::size_t narrow_workspace_floats(const Plan& plan, const QuantizedConvPhase& phase);
 
 // A convolution of narrow maps some of whose segments go by way of Winograd's transform; see kernels/narrow_winograd.
 class NarrowWinogradRunner {
  public:
-  NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout);
-  // Of bfloat16. `workspace`: offset of workspace_floats() in the arena.
+  // `workspace`: offset of workspace_floats() in the arena.
+  NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout, std::size_t workspace);
   NarrowWinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace);
   // A group of images: where transformed maps are kept whole, a panel's weights are loaded once for all of them.
   void run(const ImageMemory& memory, int images, const Team& team) const;
@@ -100,6 +101,7 @@ class NarrowWinogradRunner {
                        const std::vector<std::int16_t>& weight, int dst, const Layout& layout);
   ImageMemory of_image(const ImageMemory& group, int image) const;
   std::size_t product_sums(int images) const;  // in scratch, behind strip_floats()
+  std::size_t own_floats() const;              // of a whole map's transformed input, in scratch
   std::size_t strip_floats() const;            // of transformed input
   void transform_input(const ImageMemory& memory, int tile_begin, int tile_end, int first_tile,
                        std::int16_t* transformed, std::int64_t pitch) const;

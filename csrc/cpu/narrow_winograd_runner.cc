@@ -10,10 +10,10 @@ namespace {
 
 // Between the values of one point and the next, so that 16 to 65 points do not fall on the same cache sets.
 constexpr int kSkew = 32;
-// A transformed map of bfloat16 of up to this many bytes is kept whole, for all threads to read: 14x14x128 takes 144
+// A transformed map of up to this many bytes is kept whole, for all threads to read: 14x14x128 takes 144
 // KiB for F(4x4), 28x28x64 130 KiB at stride 2. Weights of F(4x4), four times those of nine taps, are then loaded once
-// for all threads and images. Others go strip by strip, each thread its own, as maps of integers do: F(2x2) has 16
-// weights, and no thread waits for another.
+// for all threads and images; so in integers. Others go strip by strip, each thread its own, as all maps do for F(2x2)
+// of integers: it has 16 weights, and no thread waits for another.
 constexpr std::size_t kWholeMapBytes = std::size_t{512} * 1024;
 // Of transformed input at a time: with as many bytes of products it stays in an L2 of 512 KiB. 14x14x128 takes 196 KiB
 // for F(2x2).
@@ -58,11 +58,20 @@ std::size_t narrow_workspace_floats(const Plan& plan, const WinogradConvPhase& p
   return whole_map_values(form, plan.tensors[phase.direct.dst], phase.segments) / kNarrowPerFloat;
 }
 
-NarrowWinogradRunner::NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout)
-    : NarrowWinogradRunner(NarrowConvRunner(phase, layout), best(kernel_lists().PairConv, layout.features),
-                           best(kernel_lists().QuantizedWinograd, layout.features), phase.transformed,
-                           phase.transformed_weight, phase.dst, layout) {
+std::size_t narrow_workspace_floats(const Plan& plan, const QuantizedConvPhase& phase) {
+  if (phase.transformed.empty() || phase.tile == 2) return 0;
+  const WinogradForm& form = kWinogradForms[winograd_form(1, phase.tile)];
+  return whole_map_values(form, plan.tensors[phase.dst], phase.transformed) / kNarrowPerFloat;
+}
+
+NarrowWinogradRunner::NarrowWinogradRunner(const QuantizedConvPhase& phase, const Layout& layout, std::size_t workspace)
+    : NarrowWinogradRunner(
+          NarrowConvRunner(phase, layout), best(kernel_lists().PairConv, layout.features),
+          best(kernel_lists().QuantizedWinograd, layout.features).transforms[winograd_form(1, phase.tile)],
+          phase.transformed, phase.transformed_weight, phase.dst, layout) {
   has_direct_ = !phase.segments.empty();
+  whole_map_ = narrow_workspace_floats(layout.plan, phase) > 0;
+  workspace_ = workspace;
 }
 
 NarrowWinogradRunner::NarrowWinogradRunner(const WinogradConvPhase& phase, const Layout& layout, std::size_t workspace)
@@ -136,11 +145,16 @@ std::size_t NarrowWinogradRunner::strip_floats() const {
   return whole_map_ ? 0 : transformed_values(winograd_->form, tile_count, channels_) / kNarrowPerFloat;
 }
 
+std::size_t NarrowWinogradRunner::own_floats() const {
+  const std::size_t tile_count = static_cast<std::size_t>(rows_) * columns_;
+  return whole_map_ ? transformed_values(winograd_->form, tile_count, channels_) / kNarrowPerFloat : 0;
+}
+
 std::size_t NarrowWinogradRunner::scratch_floats(int images) const {
   const std::size_t positions =
       static_cast<std::size_t>(winograd_->form.output) * (whole_map_ ? rows_ : strip_rows_) * shape_.width;
   const std::size_t direct = positions * group_ * products_->panel;
-  return strip_floats() + product_sums(whole_map_ ? images : 1) + (has_direct_ ? direct : 0);
+  return own_floats() + strip_floats() + product_sums(whole_map_ ? images : 1) + (has_direct_ ? direct : 0);
 }
 
 ImageMemory NarrowWinogradRunner::of_image(const ImageMemory& memory, int image) const {
@@ -254,15 +268,27 @@ void NarrowWinogradRunner::run(const ImageMemory& memory, int images, const Team
 
 void NarrowWinogradRunner::run_whole_maps(const ImageMemory& memory, int images, const Team& team) const {
   const std::int64_t tile_count = static_cast<std::int64_t>(rows_) * columns_;
+  const std::int64_t point_pitch = tile_count * channels_ + kSkew;
+  const Team::Range share = team.share(panel_count(panels_, group_));
+  auto* products = reinterpret_cast<std::int32_t*>(memory.scratch + own_floats());
+  if (team.size > 1 && team.size <= kOwnTransforms) {
+    std::int16_t* const transformed = narrow(memory.scratch);
+    for (int image = 0; image < images; ++image) {
+      const ImageMemory own = of_image(memory, image);
+      transform_input(own, 0, static_cast<int>(tile_count), 0, transformed, point_pitch);
+      for (std::int64_t g = share.begin; g < share.end; ++g) {
+        run_panels(own, 1, static_cast<int>(g) * group_, 0, rows_, transformed, products);
+      }
+    }
+    return;
+  }
   const Team::Range tile_share = team.share(tile_count);
   for (int image = 0; image < images; ++image) {
     const ImageMemory own = of_image(memory, image);
     transform_input(own, static_cast<int>(tile_share.begin), static_cast<int>(tile_share.end), 0,
-                    narrow(own.arena + workspace_), tile_count * channels_ + kSkew);
+                    narrow(own.arena + workspace_), point_pitch);
   }
   team.sync();
-  auto* products = reinterpret_cast<std::int32_t*>(memory.scratch);
-  const Team::Range share = team.share(panel_count(panels_, group_));
   for (std::int64_t g = share.begin; g < share.end; ++g) {
     run_panels(memory, images, static_cast<int>(g) * group_, 0, rows_, narrow(memory.arena + workspace_), products);
   }

@@ -117,6 +117,11 @@ class ConvRunner {
 // Weights of fewer bytes stay in caches from one image to the next: there are few phases of more.
 constexpr std::size_t kFewWeightBytes = std::size_t{2} << 20;
 
+// Up to so many threads on one image each transform a small map for themselves: of a 14x14 block that takes 23 us of
+// one thread on a Zen 4, in integers a few. Shared, half of what a thread reads would come from another core's cache,
+// 112 KiB per block; where cores share none, at 18 ns a line, twice 32 us, to fetch and to write over it.
+constexpr int kOwnTransforms = 2;
+
 // Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
 std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 

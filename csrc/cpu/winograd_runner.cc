@@ -16,10 +16,6 @@ constexpr std::size_t kWholeMap = std::size_t{128} * 1024;
 // Tiles per strip, at least, as many as whole rows have: weights are read once per strip, and stay in an L2 of 1 MiB
 // beside it. 14 tiles of 64 channels take 128 KiB for F(4x4), of 128 channels 459 KiB at stride 2.
 constexpr int kStripTiles = 14;
-// Up to so many threads on one image each transform a small map for themselves: of a 14x14 block that takes 23 us of
-// one thread on a Zen 4. Shared, half of what a thread reads would come from another core's cache, 112 KiB per block;
-// where cores share none, at 18 ns a line, twice 32 us, to fetch and to write over it.
-constexpr int kOwnTransforms = 2;
 // Output channels whose products are held at once, in whole panels: 36 points x 14 tiles x 32 channels take 63 KiB, 65
 // points x 14 tiles 114 KiB, the 64 channels of one AVX-512 panel twice that.
 constexpr int kGroupChannels = 32;
@@ -47,6 +43,7 @@ std::size_t whole_map_floats(const cpu::WinogradForm& form, const TensorShape& d
 namespace cpu {
 
 std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
+  if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase)) return narrow_workspace_floats(plan, *quantized);
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);
   if (winograd == nullptr) return 0;
   if (plan.tensors[winograd->segments[0].src].narrow()) return narrow_workspace_floats(plan, *winograd);

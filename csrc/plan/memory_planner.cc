@@ -112,7 +112,8 @@ void for_each_read(const Phase& phase, const Visit& visit) {
 // phases.
 std::size_t weight_floats(const Plan& plan, const Phase& phase, int integer_bytes) {
   if (const auto* quantized = std::get_if<QuantizedConvPhase>(&phase))
-    return quantized->weight.size() * integer_bytes / sizeof(float);
+    return quantized->weight.size() * integer_bytes / sizeof(float) +
+           quantized->transformed_weight.size() / kNarrowPerFloat;
   const SegmentedConvPhase* conv = convolution(phase);
   if (conv == nullptr) return 0;
   const auto* winograd = std::get_if<WinogradConvPhase>(&phase);

@@ -170,6 +170,37 @@ class Checker {
     visit(phase.direct, format);
   }
 
+  // Of tiles of 4x4, the largest sum of an output's magnitudes of weights, which the points give back: along an axis,
+  // row 0 of their matrix is 6 times the first tap, 5 is 12 times the last, 3 is first + 2 middle + 4 last.
+  static std::int64_t transformed_weights(const QuantizedConvPhase& phase, int out_channels, int channels) {
+    constexpr int kSide = 6, kScale = 12;  // of all three
+    const auto taps = [](const std::int64_t* points, int step, std::int64_t* taps) {
+      taps[0] = 2 * points[0];
+      taps[2] = points[5 * step];
+      taps[1] = (kScale * points[3 * step] - taps[0] - 4 * taps[2]) / 2;
+    };
+    std::int64_t most = 0;
+    for (int o = 0; o < out_channels; ++o) {
+      std::int64_t sum = 0;
+      for (int c = 0; c < channels; ++c) {
+        std::int64_t points[kSide * kSide], half[3 * kSide], weights[3];
+        for (int p = 0; p < kSide * kSide; ++p) {
+          points[p] = phase.transformed_weight[(static_cast<std::size_t>(p) * out_channels + o) * channels + c];
+        }
+        for (int x = 0; x < kSide; ++x) {
+          taps(points + x, kSide, weights);
+          for (int y = 0; y < 3; ++y) half[y * kSide + x] = weights[y];
+        }
+        for (int y = 0; y < 3; ++y) {
+          taps(half + y * kSide, 1, weights);
+          for (const std::int64_t w : weights) sum += std::abs(w) / (kScale * kScale);
+        }
+      }
+      most = std::max(most, sum);
+    }
+    return most;
+  }
+
   void visit(const QuantizedConvPhase& phase) {
     std::size_t k = 0;
     const TensorShape& dst = shape(phase.dst);
@@ -181,10 +212,13 @@ class Checker {
       visit(s, dst, Format::kInteger);
       channels += s.count;
     }
-    require(channels <= kQuantizedWinogradChannels, "too many transformed channels for sums of 32 bits");
     require(k + 9 * channels <= kMaxQuantizedTerms, "too many products for sums of 32 bits");
-    const std::size_t points = static_cast<std::size_t>(kQuantizedWinogradPoints) * dst.channels * channels;
+    require(phase.tile == 2 || phase.tile == 4, "integers are transformed in tiles of 2x2 or 4x4");
+    const std::size_t points = static_cast<std::size_t>(winograd_filters(1, phase.tile)) * dst.channels * channels;
     require(phase.transformed_weight.size() == points, "transformed weights have the wrong size");
+    require(phase.tile == 2 ? channels <= kQuantizedWinogradChannels
+                            : transformed_weights(phase, dst.channels, channels) <= kQuantizedWinogradWeights,
+            "too many transformed channels for sums of 32 bits");
     check_weights(phase.weight, phase.bias, dst.channels, k);
     const auto per_channel = [&](const std::vector<float>& factors, bool needed) {
       require(factors.size() == static_cast<std::size_t>(needed ? dst.channels : 0), "a factor per channel is needed");

@@ -104,15 +104,19 @@ struct QuantizedConvPhase {
   int residual = -1;           // a map of float32 of dst's shape, or -1
   int copy = -1;               // a map of integers of dst's shape, or -1
   std::vector<float> inverse;  // of the copy; empty without one
-  // Stride-1 3x3 segments that go by way of F(2x2, 3x3) and add to the same sum: kernels/narrow_winograd. Their
-  // weights come transformed, [16 points][oc][K] with K = the segments' channels one after the other.
+  // Stride-1 3x3 segments that go by way of F(tile x tile, 3x3), tile 2 or 4, and add to the same sum:
+  // kernels/narrow_winograd. Their weights come transformed, [points][oc][K] with K = the segments' channels one after
+  // the other.
   std::vector<Segment> transformed = {};
   std::vector<std::int16_t> transformed_weight = {};
+  int tile = 2;
 };
 
-constexpr int kQuantizedWinogradPoints = 16;
-// 4 · 9 · 255 · 127 times so many are below 2^31.
+// F(2x2): 4 · 9 · 255 · 127 times so many are below 2^31.
 constexpr int kQuantizedWinogradChannels = 1 << 10;
+// F(4x4): sums of the magnitudes of an output's weights, times 255 below 2^25. Its results are multiples of 576 modulo
+// 2^32: 2^6 takes six bits, 9 none.
+constexpr int kQuantizedWinogradWeights = 131586;
 
 // dst = clamp(rint(src * inverse[c])): a map of floats as integers, each step rounded to float32.
 struct QuantizePhase {

@@ -250,9 +250,13 @@ inline Plan quantized_plan(int width, int side = 8) {
   return plan;
 }
 
-// The same plan with stride-1 3x3 segments of integers by Winograd's F(2x2, 3x3): (2G) w (2G)ᵀ of their weights.
-inline Plan transformed(Plan plan) {
-  constexpr int kG[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
+// The same plan with stride-1 3x3 segments of integers by Winograd's F(tile x tile, 3x3): G w Gᵀ of their weights.
+inline Plan transformed(Plan plan, int tile) {
+  const std::vector<std::vector<int>> g =
+      tile == 2
+          ? std::vector<std::vector<int>>{{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}}
+          : std::vector<std::vector<int>>{{6, 0, 0}, {-4, -4, -4}, {-4, 4, -4}, {1, 2, 4}, {1, -2, 4}, {0, 0, 12}};
+  const int side = tile + 2, points = side * side;
   for (Phase& any : plan.phases) {
     auto* phase = std::get_if<QuantizedConvPhase>(&any);
     if (phase == nullptr) continue;
@@ -261,7 +265,8 @@ inline Plan transformed(Plan plan) {
     std::vector<std::vector<std::int8_t>> kept(oc);
     int channels = 0;
     for (const Segment& s : phase->segments) channels += s.kernel == 3 && s.stride == 1 ? s.count : 0;
-    phase->transformed_weight.resize(static_cast<std::size_t>(16) * oc * channels);
+    phase->transformed_weight.resize(static_cast<std::size_t>(points) * oc * channels);
+    phase->tile = tile;
     int from = 0, to = 0;
     for (const Segment& s : phase->segments) {
       const int size = s.kernel * s.kernel * s.count;
@@ -270,10 +275,10 @@ inline Plan transformed(Plan plan) {
         const std::int8_t* w = phase->weight.data() + static_cast<std::size_t>(o) * k + from;
         if (!fits) kept[o].insert(kept[o].end(), w, w + size);
         for (int c = 0; fits && c < s.count; ++c) {
-          for (int point = 0; point < 16; ++point) {
+          for (int point = 0; point < points; ++point) {
             int sum = 0;
             for (int tap = 0; tap < 9; ++tap)
-              sum += kG[point / 4][tap / 3] * kG[point % 4][tap % 3] * w[tap * s.count + c];
+              sum += g[point / side][tap / 3] * g[point % side][tap % 3] * w[tap * s.count + c];
             const std::size_t place = (static_cast<std::size_t>(point) * oc + o) * channels + to + c;
             phase->transformed_weight[place] = static_cast<std::int16_t>(sum);
           }

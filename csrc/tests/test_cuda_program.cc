@@ -289,7 +289,7 @@ FA_TEST(phases_in_turn_are_the_whole) {
 
 FA_TEST(what_no_kernel_computes_is_refused) {
   FA_CHECK_THROWS(std::invalid_argument, Program(winograd_plan(6, true), Target()));
-  FA_CHECK_THROWS(std::invalid_argument, Program(transformed(quantized_plan(6)), Target()));
+  FA_CHECK_THROWS(std::invalid_argument, Program(transformed(quantized_plan(6), 2), Target()));
   Plan many = with_format(small_plan(6), Format::kHalf);
   auto& conv = std::get<SegmentedConvPhase>(many.phases[1]);
   conv.segments.assign(33, {0, 0, 1, 1, 1});

@@ -115,18 +115,67 @@ FA_TEST(integers_are_the_same_on_every_instruction_set) {
 }
 
 FA_TEST(winograd_gives_the_same_integers) {
-  for (int side : {8, 9}) {
+  for (int side : {8, 9, 54}) {  // the last one goes strip by strip in tiles of 4x4
     Batch batch(3);
     batch.u8.resize(batch.images * 16 * side * side * 3);
     for (std::size_t i = 0; i < batch.u8.size(); ++i) batch.u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
     for (const std::string& isa : levels()) {
-      for (int width : {6, 17, 40, 72}) {
+      for (int width : side < 54 ? std::vector<int>{6, 17, 40, 72} : std::vector<int>{80}) {
         const Plan plan = test::quantized_plan(width, side);
         const Arrays expected = run(Engine(plan, isa, 1), batch);
-        for (int threads : {1, 2, 3}) {
-          FA_CHECK_MESSAGE(same_bits(run(Engine(test::transformed(plan), isa, threads), batch), expected), isa);
+        for (int tile : {2, 4}) {
+          const Plan tiles = test::transformed(plan, tile);
+          for (int threads : {1, 2, 3}) {
+            FA_CHECK_MESSAGE(same_bits(run(Engine(tiles, isa, threads), batch), expected), isa);
+          }
         }
       }
+    }
+  }
+}
+
+// A map of zeros and 255s, and weights of up to 127 as many as tiles of 4x4 may have.
+FA_TEST(extreme_integers_keep_their_sums) {
+  const int side = 14, channels = 115, out = 40;
+  Plan plan;
+  plan.pixels = 4 * side;
+  plan.tensors = {{side, side, channels, Format::kInteger, std::vector<float>(channels, 1.0f)}, {side, side, out}};
+  std::vector<std::int8_t> stem(static_cast<std::size_t>(channels) * 147, 0);
+  for (int o = 0; o < channels; ++o) stem[o * 147 + 24 * 3 + o % 3] = o % 2 == 0 ? 1 : -1;
+  std::vector<std::int32_t> bias(channels, -255);
+  for (int o = 1; o < channels; o += 2) bias[o] = 100;
+  plan.phases.push_back(QuantizedStemPhase{0, stem, bias, std::vector<float>(channels, 255.0f)});
+  std::vector<std::int8_t> weight = test::random_bytes(static_cast<std::size_t>(out) * 9 * channels, 3);
+  for (int i = 0; i < 9 * channels; ++i) {
+    weight[i] = 127;
+    weight[9 * channels + i] = -127;
+    weight[2 * 9 * channels + i] = i / channels % 2 == 0 ? 127 : -127;
+    weight[3 * 9 * channels + i] = i / channels / 3 % 2 == 0 ? -127 : 127;
+  }
+  plan.phases.push_back(QuantizedConvPhase{1,
+                                           {{0, 0, channels, 3, 1}},
+                                           weight,
+                                           std::vector<std::int32_t>(out, 0),
+                                           std::vector<float>(out, 1.0f),
+                                           false,
+                                           -1,
+                                           -1,
+                                           {}});
+  plan.outputs = {{1, 0, out}, {0, 0, channels}};
+  Batch batch(2);
+  batch.u8.resize(batch.images * plan.pixels * plan.pixels * 3);
+  for (std::size_t i = 0; i < batch.u8.size(); ++i) {
+    const bool first = i < batch.u8.size() / 2;  // all of it, then a random pattern
+    batch.u8[i] = first || (i * 2654435761u >> 16) % 2 == 0 ? 255 : 0;
+  }
+  for (const std::string& isa : levels()) {
+    const Arrays expected = run(Engine(plan, isa, 1), batch);
+    const auto [low, high] = std::minmax_element(expected[0].begin(), expected[0].end());
+    FA_CHECK(*low < -16e6f && *high > 16e6f);
+    FA_CHECK(std::count(expected[1].begin(), expected[1].end(), 255.0f) > 1000);
+    FA_CHECK(std::count(expected[1].begin(), expected[1].end(), 0.0f) > 1000);
+    for (int tile : {2, 4}) {
+      FA_CHECK_MESSAGE(same_bits(run(Engine(test::transformed(plan, tile), isa, 1), batch), expected), isa);
     }
   }
 }

@@ -180,6 +180,33 @@ FA_TEST(sums_of_integers_have_a_limit) {
   }
 }
 
+FA_TEST(sums_of_transformed_integers_have_a_limit) {
+  const auto plan_of = [](int channels, std::int8_t weight) {
+    Plan plan;
+    plan.pixels = 4;
+    plan.tensors = {{1, 1, channels, Format::kInteger, std::vector<float>(channels, 1.0f)}, {1, 1, 2}};
+    plan.phases.push_back(QuantizedStemPhase{0, std::vector<std::int8_t>(static_cast<std::size_t>(channels) * 147),
+                                             std::vector<std::int32_t>(channels), std::vector<float>(channels)});
+    std::vector<std::int8_t> weights(static_cast<std::size_t>(2) * 9 * channels, 1);
+    std::fill(weights.begin() + 9 * channels, weights.end(), weight);  // of the second output
+    plan.phases.push_back(
+        QuantizedConvPhase{1, {{0, 0, channels, 3, 1}}, weights, {0, 0}, {1.0f, 1.0f}, false, -1, -1, {}});
+    return plan;
+  };
+  check(test::transformed(plan_of(1024, 127), 2));
+  FA_CHECK_THROWS(std::invalid_argument, check(test::transformed(plan_of(1025, 1), 2)));
+  check(test::transformed(plan_of(1025, 14), 4));
+  for (const std::int8_t weight : {127, -127}) {
+    check(test::transformed(plan_of(115, weight), 4));  // 131,445
+    FA_CHECK_THROWS(std::invalid_argument, check(test::transformed(plan_of(116, weight), 4)));
+  }
+  Plan flaw = test::transformed(plan_of(8, 1), 4);
+  std::get<QuantizedConvPhase>(flaw.phases[1]).tile = 2;
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+  std::get<QuantizedConvPhase>(flaw.phases[1]).tile = 5;
+  FA_CHECK_THROWS(std::invalid_argument, check(flaw));
+}
+
 FA_TEST(live_maps_never_share_memory) {
   for (int width : {3, 8, 17, 64}) {
     const Plan plan = test::small_plan(width);

@@ -219,7 +219,7 @@ FA_TEST(signed_maps_have_borders_of_zeros) {
     const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(3) * plan.pixels * plan.pixels, 200);
     const auto taps = [&](int at) { return 3 - (at == 0 ? 1 : 0) - (at == side - 1 ? 1 : 0); };
     for (const IsaLevel& level : test::runnable_levels()) {
-      for (const Plan& form : {plan, test::transformed(plan)}) {
+      for (const Plan& form : {plan, test::transformed(plan, 2), test::transformed(plan, 4)}) {
         for (int threads : {1, 3}) {
           const Engine engine(form, level.name, threads);
           const int half = (side + 1) / 2;

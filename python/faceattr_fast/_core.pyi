@@ -83,9 +83,10 @@ class Plan:
         inverse: _Floats,
         transformed: Sequence[tuple[int, int, int]],
         transformed_weight: _Int16s,
+        tile: int = 2,
     ) -> None:
         """As segmented_conv; copy: a tensor of integers or -1, inverse: its factors; transformed: stride-1 3x3 segments
-        (src, start, count) by Winograd F(2x2), their weights [16, oc, K]."""
+        (src, start, count) by Winograd F(tile x tile), 2 or 4, their weights [points, oc, K]."""
 
     def quantize(self, dst: int, src: int, inverse: _Floats) -> None:
         """dst: a tensor of integers of src's shape."""

@@ -35,6 +35,11 @@ struct Avx2Integers {
   Avx2Integers operator+(Avx2Integers o) const { return {_mm256_add_epi32(v, o.v)}; }
   Avx2Integers operator-(Avx2Integers o) const { return {_mm256_sub_epi32(v, o.v)}; }
   Avx2Integers max(Avx2Integers o) const { return {_mm256_max_epi32(v, o.v)}; }
+  template <int kPower>
+  Avx2Integers times_power() const {  // of two
+    return {_mm256_slli_epi32(v, kPower)};
+  }
+  Avx2Integers over_576() const { return {_mm256_srai_epi32(_mm256_mullo_epi32(v, _mm256_set1_epi32(kNinth)), 6)}; }
   Avx2Integers quarter() const { return {_mm256_srai_epi32(v, 2)}; }  // of multiples of 4
   struct Scale {
     __m256i bias;

@@ -44,6 +44,11 @@ struct Avx512Integers {
   Avx512Integers operator+(Avx512Integers o) const { return {_mm512_add_epi32(v, o.v)}; }
   Avx512Integers operator-(Avx512Integers o) const { return {_mm512_sub_epi32(v, o.v)}; }
   Avx512Integers max(Avx512Integers o) const { return {_mm512_max_epi32(v, o.v)}; }
+  template <int kPower>
+  Avx512Integers times_power() const {  // of two
+    return {_mm512_slli_epi32(v, kPower)};
+  }
+  Avx512Integers over_576() const { return {_mm512_srai_epi32(_mm512_mullo_epi32(v, _mm512_set1_epi32(kNinth)), 6)}; }
   Avx512Integers quarter() const { return {_mm512_srai_epi32(v, 2)}; }  // of multiples of 4
   struct Scale {
     __m512i bias;

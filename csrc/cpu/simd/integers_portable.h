@@ -10,6 +10,9 @@
 namespace faceattr::cpu {
 namespace {  // internal linkage: each instruction set's object has its own copy (see docs/adding_a_kernel.md)
 
+constexpr std::int32_t kNinth = 954437177;  // times 9 is 1 modulo 2^32
+static_assert(static_cast<std::uint32_t>(kNinth) * 9u == 1u);
+
 template <int N>
 struct PortableIntegers {
   static constexpr int kWidth = N;
@@ -56,6 +59,14 @@ struct PortableIntegers {
   PortableIntegers operator+(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() + o.bits())}; }
   PortableIntegers operator-(PortableIntegers o) const { return {reinterpret_cast<Native>(bits() - o.bits())}; }
   PortableIntegers max(PortableIntegers o) const { return {v > o.v ? v : o.v}; }
+  template <int kPower>
+  PortableIntegers times_power() const {  // of two
+    return {reinterpret_cast<Native>(bits() << kPower)};
+  }
+  // Of multiples of 576 modulo 2^32, where the result is below 2^25 in magnitude.
+  PortableIntegers over_576() const {
+    return {reinterpret_cast<Native>(bits() * static_cast<std::uint32_t>(kNinth)) >> 6};
+  }
   PortableIntegers quarter() const { return {v >> 2}; }  // of multiples of 4
   struct Scale {
     Native bias;

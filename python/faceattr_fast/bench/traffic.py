@@ -50,8 +50,8 @@ def phase_bytes(plan: Plan, phase: Phase) -> int:
             total += sum(whole(name) for name in (phase.residual, phase.copy) if name)
             transformed, direct = phase.split()
             total += sum(weights(s.weight, s.src) for s in direct)
-            # Integers: 16 transformed weights of 16 bits.
-            filters = 2 * 16 if isinstance(phase, QuantizedConv) else transformed_filters(phase.algorithm)
+            # Integers: transformed weights have 16 bits.
+            filters = transformed_filters(phase.algorithm) * (2 if isinstance(phase, QuantizedConv) else 1)
             total += sum(weights(s.weight, s.src) * filters // s.kernel**2 for s in transformed)
         case Quantize():
             total += whole(phase.src)

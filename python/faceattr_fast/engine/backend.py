@@ -12,6 +12,7 @@ from ..errors import WeightsError
 from ..plan.algorithms import transform_integers, transform_stem, transform_weight
 from ..plan.phases import (
     TILES,
+    Algorithm,
     LinearHead,
     Plan,
     Quantize,
@@ -91,14 +92,15 @@ def _lower(plan: Plan) -> _core.Plan:
                 weight = np.concatenate([np.empty((channels, 0), np.int8), *map(_rows, direct)], axis=1)
                 segments = [(index[s.src], s.start, s.count, s.kernel, s.stride) for s in direct]
                 sources = [(index[s.src], s.start, s.count) for s in transformed]
-                parts = [np.empty((TILES["winograd2x2"].points, channels, 0), np.int16)]
-                points = np.concatenate([*parts, *(transform_integers(s.weight) for s in transformed)], axis=2)
+                form: Algorithm = phase.algorithm if transformed else "winograd2x2"
+                parts = [np.empty((TILES[form].points, channels, 0), np.int16)]
+                points = np.concatenate([*parts, *(transform_integers(s.weight, form) for s in transformed)], axis=2)
                 residual = -1 if phase.residual is None else index[phase.residual]
                 copy = -1 if phase.copy is None else index[phase.copy]
                 inverse = np.empty(0, np.float32) if phase.inverse is None else phase.inverse
                 core.quantized_conv(
                     dst, segments, weight, phase.bias, phase.multiplier, phase.relu, residual, copy, inverse,
-                    sources, points,
+                    sources, points, TILES[form].side,
                 )  # fmt: skip
             case Quantize():
                 core.quantize(dst, index[phase.src], phase.inverse)

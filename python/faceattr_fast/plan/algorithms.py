@@ -1,7 +1,8 @@
 """How each convolution of a plan is computed: directly, or its 3x3 segments by tiles of outputs.
 
 ``winograd2x2``, ``winograd4x4``, ``winograd5x5``, for stride 1: F(4x4, 3x3) makes a tile from 36 products per channel
-where a direct 3x3 takes 144; F(2x2) takes 16 of 36, F(5x5) 49 of 225. Integers have F(2x2) alone, which is exact.
+where a direct 3x3 takes 144; F(2x2) takes 16 of 36, F(5x5) 49 of 225. Integers have F(2x2) and F(4x4), which
+are exact there.
 ``polyphase4x4``, for stride 2: along one axis, output o is w0 x[2o-1] + w1 x[2o] + w2 x[2o+1]. The odd inputs are the
 input of a two-tap filter at stride 1, of which F(4, 2) makes four outputs from five products; the even ones take one
 product each. In two dimensions 9 · 9 = 81 products remain of 144, 16 of them those of the centre tap, which is computed
@@ -76,6 +77,8 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 # In bfloat16: docs/numerics.md has the errors.
 _TOO_COARSE = ("winograd5x5",)
 _INTEGER_CHANNELS = 1 << 10  # with more, sums of winograd2x2 could exceed 32 bits
+# So could those of winograd4x4 where the magnitudes of an output's weights add up to more: 255 times this is < 2^25.
+_INTEGER_WEIGHTS = 131_586
 
 # Both transforms of a tile take about this many operations per point and channel, loads and stores included.
 _TRANSFORM_COST = 6
@@ -118,8 +121,12 @@ _POINTS: dict[Algorithm, tuple[float, ...]] = {
     "winograd5x5": (1 / 4, -1 / 4, 7 / 8, -7 / 8, 7 / 4, -7 / 4),
     "polyphase4x4": (7 / 16, -7 / 16, 5 / 4, -5 / 4),
 }
-# 2G of F(2x2, 3x3) for the points 0, ±1 and infinity (Lavin & Gray, 2015).
-_INTEGER = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16)
+# G of F(2x2, 3x3) for the points 0, ±1 and infinity, twice; of F(4x4, 3x3) for ±2 besides, 24 times, but its last row
+# 12 times, which keeps points of 127s below 2^15 (Lavin & Gray, 2015).
+_INTEGERS_G: dict[Algorithm, Array] = {
+    "winograd2x2": np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.int16),
+    "winograd4x4": np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]], np.int16),
+}
 
 
 def transform_weight(weight: Array, algorithm: Algorithm) -> Array:
@@ -177,11 +184,12 @@ def transform_stem(weight: Array) -> Array:
     return result
 
 
-def transform_integers(weight: Array) -> Array:
-    """(2G) w (2G)ᵀ of every filter, four times F(2x2)'s, exact: int8 [oc, c, 3, 3] → int16 [16, oc, c]."""
+def transform_integers(weight: Array, algorithm: Algorithm) -> Array:
+    """G w Gᵀ of every filter in integers, exact: int8 [oc, c, 3, 3] → int16 [points, oc, c]."""
     out, channels = weight.shape[:2]
-    points: Array = np.kron(_INTEGER, _INTEGER) @ weight.reshape(out * channels, 9).T.astype(np.int16)
-    return points.reshape(TILES["winograd2x2"].points, out, channels)
+    axis = _INTEGERS_G[algorithm]
+    points: Array = np.kron(axis, axis) @ weight.reshape(out * channels, 9).T.astype(np.int16)
+    return points.reshape(TILES[algorithm].points, out, channels)
 
 
 def transformed_filters(algorithm: Algorithm) -> int:
@@ -217,8 +225,14 @@ def candidates(plan: Plan, phase: Phase) -> tuple[Algorithm, ...]:
             return ("direct", *(name for name in names if replace(phase, algorithm=name).split()[0]))
         case QuantizedConv():
             transformed, _ = replace(phase, algorithm="winograd2x2").split()
-            channels = sum(segment.count for segment in transformed)
-            return ("direct", "winograd2x2") if 0 < channels <= _INTEGER_CHANNELS else ("direct",)
+            if not transformed:
+                return ("direct",)
+            weights = sum(np.abs(s.weight.astype(np.int32)).sum((1, 2, 3)) for s in transformed)
+            able: dict[Algorithm, bool] = {
+                "winograd2x2": sum(segment.count for segment in transformed) <= _INTEGER_CHANNELS,
+                "winograd4x4": bool(np.max(weights) <= _INTEGER_WEIGHTS),
+            }
+            return ("direct", *(name for name in able if able[name]))
         case _:
             return ()
 

@@ -33,7 +33,7 @@ __all__ = [
 
 Array = np.ndarray
 Algorithm = Literal["direct", "winograd2x2", "winograd4x4", "winograd5x5", "polyphase4x4"]
-IntegerAlgorithm = Literal["direct", "winograd2x2"]
+IntegerAlgorithm = Literal["direct", "winograd2x2", "winograd4x4"]
 StemAlgorithm = Literal["direct", "polyphase4x4"]
 FloatFormat = Literal["float32", "bfloat16", "float16"]
 

@@ -5,9 +5,8 @@
 
 namespace faceattr::cpu {
 
-extern const QuantizedWinogradKernel kQuantizedWinogradAvx2 = {"quantized_winograd2x2_avx2", kWinograd2x2,
-                                                               QuantizedWinograd<Avx2Integers, 16>::input,
-                                                               QuantizedWinograd<Avx2Integers, 16>::output};
+extern const QuantizedWinogradKernel kQuantizedWinogradAvx2 =
+    quantized_winograd<Avx2Integers, 16>("quantized_winograd2x2_avx2", "quantized_winograd4x4_avx2");
 extern const Bfloat16WinogradKernel kBfloat16WinogradAvx2 = {{
     bfloat16_transforms<Avx2Bfloat16, Winograd2x2Axis>("bfloat16_winograd2x2_avx2"),
     bfloat16_transforms<Avx2Bfloat16, Winograd4x4Axis>("bfloat16_winograd4x4_avx2"),

@@ -5,9 +5,8 @@
 
 namespace faceattr::cpu {
 
-extern const QuantizedWinogradKernel kQuantizedWinogradAvx512 = {"quantized_winograd2x2_avx512", kWinograd2x2,
-                                                                 QuantizedWinograd<Avx512Integers, 32>::input,
-                                                                 QuantizedWinograd<Avx512Integers, 32>::output};
+extern const QuantizedWinogradKernel kQuantizedWinogradAvx512 =
+    quantized_winograd<Avx512Integers, 32>("quantized_winograd2x2_avx512", "quantized_winograd4x4_avx512");
 extern const Bfloat16WinogradKernel kBfloat16WinogradAvx512 = {{
     bfloat16_transforms<Avx512Bfloat16, Winograd2x2Axis>("bfloat16_winograd2x2_avx512"),
     bfloat16_transforms<Avx512Bfloat16, Winograd4x4Axis>("bfloat16_winograd4x4_avx512"),

@@ -1,15 +1,16 @@
 // The transforms of winograd.h for narrow maps, around matrix products over tiles (narrow_conv, one position per tile).
 // Two families:
 //
-//   quantized: F(2x2, 3x3) at stride 1, 16 products for 4 outputs where a direct convolution needs 36, and still
-//     the very same integers:
+//   quantized: at stride 1 F(2x2, 3x3), 16 products for 4 outputs where a direct convolution needs 36, and F(4x4, 3x3),
+//     36 for 16 instead of 144, and still the very same integers:
 //
-//       4 · dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ 4U_c ] A,   4U = (2G) w (2G)ᵀ
+//       s · dst tile = Aᵀ [ sum over c of (Bᵀ d_c B) ∘ U_c ] A,   U = G w Gᵀ,   s = 4 or 576
 //
-//     with d the 4x4 input of a 2x2 output tile. Every number is an integer: |Bᵀ d B| <= 4 · 255 and |4U| <= 9 · 127
-//     fit 16 bits, a sum over c of their products fits 32 bits up to kQuantizedWinogradChannels channels, and so does 4
-//     · dst. In between, the output transform may overflow; modulo 2^32 its result is right nonetheless. Matrices:
-//     Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2015, points 0, ±1 and infinity;
+//     with d the input of a tile. Every number is an integer (quantized.h has the matrices); |Bᵀ d B| and |U| fit 16
+//     bits: 4 · 255 and 9 · 127 for F(2x2); 17340 and 18288 for F(4x4). From there on arithmetic is modulo 2^32, which
+//     is exact for what fits: 4 · dst up to kQuantizedWinogradChannels channels; 576 · dst does not, but 9 has an
+//     inverse modulo 2^32, which leaves 64 · dst, and that fits up to kQuantizedWinogradWeights. Points: Lavin & Gray,
+//     "Fast Algorithms for Convolutional Neural Networks", 2015: 0, ±1, ±2 and infinity;
 //   bfloat16: every form of winograd.h. Transforms are in float32; points and U are rounded to bfloat16, sums
 //     of products are float32.
 //
@@ -51,9 +52,11 @@ struct NarrowWinogradTransforms {
   void (*input)(const NarrowInputArgs& args);
   void (*output)(const NarrowOutputArgs& args);
 };
-using QuantizedWinogradKernel = NarrowWinogradTransforms;
 
-// Of one instruction set, in the order of kWinogradForms.
+// Of one instruction set, in the order of kWinogradForms; of integers only the first two.
+struct QuantizedWinogradKernel {
+  NarrowWinogradTransforms transforms[2];
+};
 struct Bfloat16WinogradKernel {
   NarrowWinogradTransforms transforms[kWinogradFormCount];
 };

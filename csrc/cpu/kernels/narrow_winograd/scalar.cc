@@ -5,9 +5,8 @@
 
 namespace faceattr::cpu {
 
-extern const QuantizedWinogradKernel kQuantizedWinogradScalar = {"quantized_winograd2x2_scalar", kWinograd2x2,
-                                                                 QuantizedWinograd<PortableIntegers<4>, 8>::input,
-                                                                 QuantizedWinograd<PortableIntegers<4>, 8>::output};
+extern const QuantizedWinogradKernel kQuantizedWinogradScalar =
+    quantized_winograd<PortableIntegers<4>, 8>("quantized_winograd2x2_scalar", "quantized_winograd4x4_scalar");
 extern const Bfloat16WinogradKernel kBfloat16WinogradScalar = {{
     bfloat16_transforms<PortableBfloat16<4>, Winograd2x2Axis>("bfloat16_winograd2x2_scalar"),
     bfloat16_transforms<PortableBfloat16<4>, Winograd4x4Axis>("bfloat16_winograd4x4_scalar"),
