@@ -249,7 +249,7 @@ def test_int8_contenders_compute_the_network(narrow_inputs, name, batch):
     # Above float32's by far: it is int8 that runs.
     assert 1e-4 < max(errors.values()) < 0.15
     if prepared.profile:
-        assert len(prepared.profile()) == len(prepared.plan["phases"])
+        assert len(prepared.profile()) == len(prepared.plan()["phases"])
 
 
 @pytest.mark.parametrize("name", ["faceattr_fast", "faceattr_fast-uint8", "torch"])

@@ -35,7 +35,7 @@ def scaled(plan, factors):
         inputs = tuple((src, weight * rows[:, None]) for src, weight in phase.inputs)
         return replace(phase, inputs=inputs, bias=phase.bias * rows)
 
-    return replace(plan, phases=tuple(map(convert, plan.phases)), _hash=[])
+    return replace(plan, phases=tuple(map(convert, plan.phases)))
 
 
 @pytest.mark.parametrize("factors", [[1.0], [1e-30, 1.0, 1e25], [0.0, 1.0], [2.0**-140]])

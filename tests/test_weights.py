@@ -258,6 +258,23 @@ def test_a_pickled_object_refuses_a_changed_file(small_file, tmp_path):
         pickle.loads(packed)
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_pickle_brings_the_tensors_where_the_file_is_another_one(small_file, tmp_path, gone):
+    path = tmp_path / "w"
+    path.write_bytes(small_file.read_bytes())
+    fast = FastForward.load(path, heads=["pose", "mood"], threads=1)
+    described = fast.describe()
+    if gone:
+        path.unlink()
+    else:
+        write_weights(path, dataclasses.replace(read_weights(path), metadata={"licence": "other"}))
+    packed = pickle.dumps(fast)
+    assert len(packed) > 20000
+    again = pickle.loads(packed)
+    assert_same_bits(again(X), fast(X))
+    assert again.describe() == described == fast.describe()
+
+
 def test_read_spec_reads_the_header_alone(small_net, tmp_path):
     path = tmp_path / "w"
     FastForward.from_module(small_net).save(path)

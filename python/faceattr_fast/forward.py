@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -68,12 +68,12 @@ class FastForward:
         threads: int | None = None,
         rewrite: bool = True,
         calibration: Any = None,
-        _source: tuple[str, str] | None = None,
+        _source: _Source | None = None,
         _overrides: Overrides | None = None,
     ) -> None:
         if not isinstance(weights, Weights):
             raise TypeError(f"weights: expected Weights, got {type(weights).__name__}; FastForward.load reads a file")
-        self._source = _source  # (path, SHA-256) of the file, for pickling
+        self._source = _source
         self.spec: NetworkSpec = weights.spec
         index = cuda_index(device)
         self.device = device
@@ -98,6 +98,7 @@ class FastForward:
         _core.trim_memory()  # composing weights in float64 took several times what the engine keeps
         self.isa: str = self._network.facts(1).isa
         self._features: dict[str, Network] = {}
+        self._hash: str | None = None
 
     @classmethod
     def load(
@@ -130,11 +131,11 @@ class FastForward:
         """
         if not isinstance(path, (str, PathLike)):
             raise TypeError(f"path: expected a string or path, got {type(path).__name__}")
-        weights, sha256 = _read(path)
+        weights, source = _read(path)
         return cls(
             weights,
             device=device, dtype=dtype, heads=heads, threads=threads, rewrite=rewrite,
-            _source=(os.path.abspath(path), sha256),
+            _source=source,
         )  # fmt: skip
 
     @classmethod
@@ -226,11 +227,14 @@ class FastForward:
             _core.trim_memory()
         return cached
 
-    def _compile(self, plan: Plan) -> tuple[Plan, Network]:
+    def _choose(self, plan: Plan) -> Plan:
+        """With number formats and algorithms."""
         forced, tuned = self._overrides
         plan = format_plan(plan, self._weights, self.dtype, self._forced_isa, forced)
-        if self._cuda is None:
-            plan = choose_algorithms(plan, forced, tuned, self._forced_isa)
+        return plan if self._cuda else choose_algorithms(plan, forced, tuned, self._forced_isa)
+
+    def _compile(self, plan: Plan) -> tuple[Plan, Network]:
+        plan = self._choose(plan)
         described = plan.without_weights()  # which the engine packs
         size, shapes = self.spec.pixels.size, output_shapes(described)
         if self._cuda is not None:
@@ -260,7 +264,7 @@ class FastForward:
             isa=self.isa,
             threads=self.threads,
             rewritten=self._plan.rewritten,
-            hash=self._plan.hash(),
+            hash=self._plan_hash(),
             multiply_adds_as_given=_as_given(self.spec, self.heads),
             multiply_adds=self._plan.multiply_adds(),
             products=self._plan.products(),
@@ -271,21 +275,58 @@ class FastForward:
             phases=describe_phases(self._plan, facts.kernels, None if self._cuda else self._overrides, seconds),
         )
 
+    def _plan_hash(self) -> str:
+        """Of the plan with its weights, which is made once more: nobody else needs it, and hashing takes time."""
+        if self._hash is None:
+            plan = build_plan(self.spec, self._weights.tensors, self.heads, rewrite=self._options["rewrite"])
+            self._hash = self._choose(plan).hash()
+            del plan
+            _core.trim_memory()
+        return self._hash
+
+    def _file_sha256(self) -> str | None:
+        """Of the weights file; None where there is none, or no longer the one that was read."""
+        if self._source is None:
+            return None
+        try:
+            data = Path(self._source.path).read_bytes()
+        except OSError:
+            return None
+        return _sha256(data) if _Source.of(self._source.path, data) == self._source else None
+
     def __repr__(self) -> str:
         threads = f", {self.threads} threads" if self._cuda is None else ""
         return f"FastForward({', '.join(self.heads)}; {self.device} {self.dtype}, {self.isa}{threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {**self._options, "_overrides": self._overrides}
-        if self._source is None:
+        sha256 = self._file_sha256()
+        if self._source is None or sha256 is None:
             return _from_weights, (self._weights, options)
-        return _from_file, (*self._source, options)
+        return _from_file, (self._source.path, sha256, options)
 
 
-def _read(path: str | PathLike[str]) -> tuple[Weights, str]:
-    """A weights file and its SHA-256."""
+class _Source(NamedTuple):
+    """A weights file, and what tells whether it has changed since it was read."""
+
+    path: str
+    size: int
+    crc: int
+
+    @classmethod
+    def of(cls, path: str, data: bytes) -> _Source:
+        return cls(path, len(data), zlib.crc32(data))
+
+
+def _read(path: str | PathLike[str]) -> tuple[Weights, _Source]:
     data = Path(path).read_bytes()
-    return parse_weights(data, str(path)), hashlib.sha256(data).hexdigest()
+    return parse_weights(data, str(path)), _Source.of(os.path.abspath(path), data)
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # only here: Plan.hash
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
@@ -293,10 +334,10 @@ def _from_weights(weights: Weights, options: dict[str, Any]) -> FastForward:
 
 
 def _from_file(path: str, sha256: str, options: dict[str, Any]) -> FastForward:
-    weights, found = _read(path)
-    if found != sha256:
+    data = Path(path).read_bytes()
+    if _sha256(data) != sha256:
         raise WeightsError(f"{path}: the file has changed since this object was pickled")
-    return FastForward(weights, **options, _source=(path, sha256))
+    return FastForward(parse_weights(data, path), **options, _source=_Source.of(path, data))
 
 
 def _check_dtype(dtype: str | None, kind: str) -> str:

@@ -207,9 +207,9 @@ class ScoringJob:
     def _network(self) -> tuple[FastForward, str]:
         """The network, and the SHA-256 of its file."""
         fast = self.analyzer.fast
-        if not isinstance(fast, FastForward) or fast._source is None:
-            raise ValueError("analyzer: its network must come from a weights file, where workers find it too")
-        return fast, fast._source[1]
+        if isinstance(fast, FastForward) and (digest := fast._file_sha256()) is not None:
+            return fast, digest
+        raise ValueError("analyzer: its network must come from a weights file, where workers find it too")
 
     def _write_list(self, settings: dict[str, Any], sources: list[Path], size: int) -> None:
         if missing := [str(source) for source in sources if not source.exists()]:

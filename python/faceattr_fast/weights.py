@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -77,7 +75,7 @@ _WIDEN: dict[str, Callable[[bytes], np.ndarray]] = {
 
 def shipped_weights() -> Path:
     """Path of the demonstration weights in the package (see its MODEL_CARD.md for what they can and cannot do)."""
-    return Path(str(files("faceattr_fast") / "data" / "demo.safetensors"))
+    return Path(__file__).parent / "data" / "demo.safetensors"  # an extension module is never imported from an archive
 
 
 def read_weights(path: str | PathLike[str]) -> Weights:
@@ -227,7 +225,7 @@ def copy_weights(
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # writers must not meet
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")  # writers must not meet
     try:
         with open(temporary, "xb") as file:
             file.write(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import DeviceError, WeightsError
 from . import peers
@@ -58,9 +58,12 @@ def _ours(form: str) -> Callable[[Inputs, str, int, int], Prepared]:
         settings = f"{form} input, {fast.dtype}, {fast.isa}"
         if form != "float32":
             return Prepared(lambda: last.keep(fast(array)), last.get, array, batch, settings)
-        plan = fast.describe().to_dict()
-        for phase, planned in zip(plan["phases"], fast._plan.phases, strict=True):
-            phase["bytes"] = phase_bytes(fast._plan, planned)
+
+        def plan() -> dict[str, Any]:
+            told = fast.describe().to_dict()
+            for phase, planned in zip(told["phases"], fast._plan.phases, strict=True):
+                phase["bytes"] = phase_bytes(fast._plan, planned)
+            return told
 
         def profile() -> list[float]:
             return [phase.seconds or 0.0 for phase in fast.profile(array[:1]).phases]

@@ -23,7 +23,7 @@ class Prepared:
         pixels: float32 [N, 3, S, S] or uint8 [N, S, S, 3]; what is written here is what the next call reads.
         images: images per call.
         settings: what was chosen for it, in words.
-        plan: its phases, plain data, where it tells of them.
+        plan: tells its phases as plain data, where it does tell of them.
         profile: seconds of each phase for one image, in a run of its own.
     """
 
@@ -32,7 +32,7 @@ class Prepared:
     pixels: np.ndarray
     images: int
     settings: str
-    plan: Mapping[str, Any] | None = None
+    plan: Callable[[], Mapping[str, Any]] | None = None
     profile: Callable[[], list[float]] | None = None
 
 

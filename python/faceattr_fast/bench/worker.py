@@ -62,7 +62,7 @@ def prepare(job: Message, resident: dict[str, int]) -> tuple[Message, Turn]:
         "version": source_version()["version"] if runtime == "faceattr_fast" else version(runtime),
         "settings": {batch: ready.settings for batch, ready in prepared.items()},
         "start": start,
-        "plan": first.plan,
+        "plan": first.plan() if first.plan else None,  # not before memory was looked at: others tell no plans
     }
     return answer, turn
 

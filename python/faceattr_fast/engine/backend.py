@@ -47,7 +47,7 @@ def compile_for_cuda(plan: Plan, device: CudaDevice) -> Any:
     device.require_own_process()
     # Heads keep the values that float16 left them, in float32.
     phases = tuple(replace(p, scale=None) if isinstance(p, LinearHead) else p for p in plan.phases)
-    plan = replace(plan, phases=phases, _hash=[])
+    plan = replace(plan, phases=phases)
     return device.module.Engine(_lower(plan), device.index, device.kernels)
 
 

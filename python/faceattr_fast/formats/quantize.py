@@ -77,7 +77,7 @@ def calibrate(
     plan = build_plan(spec, tensors, ["embedding", *(head.name for head in spec.heads)], rewrite=False)
     maps = {p.dst: p for p in plan.phases if isinstance(p, (Stem, SegmentedConv))}
     outputs = {name: Output(name, 0, plan.tensors[name].channels) for name in maps}
-    plan = choose_algorithms(replace(plan, outputs=outputs, _hash=[]))
+    plan = choose_algorithms(replace(plan, outputs=outputs))
     engine = compile_plan(plan, threads, isa)
     kept = max(256, _SAMPLES // len(pixels))
     samples: dict[str, list[Array]] = {name: [] for name in maps}
@@ -145,7 +145,7 @@ class _Quantizer:
 
     def run(self) -> Plan:
         phases = tuple(after for phase in self.plan.phases for after in self._phases(phase))
-        return replace(self.plan, phases=phases, tensors=self.tensors, _hash=[])
+        return replace(self.plan, phases=phases, tensors=self.tensors)
 
     def _phases(self, phase: Phase) -> tuple[Phase, ...]:
         match phase:

@@ -75,7 +75,7 @@ def without_stem_shortcuts(plan: Plan) -> Plan:
         identity = Segment(phase.residual, np.eye(plan.tensors[phase.dst].channels)[:, :, None, None])
         return replace(phase, segments=(*phase.segments, identity), residual=None)
 
-    return replace(plan, phases=tuple(map(convert, plan.phases)), _hash=[])
+    return replace(plan, phases=tuple(map(convert, plan.phases)))
 
 
 def store_bfloat16(plan: Plan) -> Plan:
@@ -105,7 +105,7 @@ def store_bfloat16(plan: Plan) -> Plan:
                 return phase
 
     phases = tuple(convert(phase) for phase in plan.phases)
-    return replace(plan, phases=phases, tensors=tensors, _hash=[])
+    return replace(plan, phases=phases, tensors=tensors)
 
 
 def store_float16(plan: Plan) -> Plan:
@@ -114,7 +114,7 @@ def store_float16(plan: Plan) -> Plan:
     tensors: dict[str, TensorShape] = {
         name: replace(shape, floats="float16") if name in maps else shape for name, shape in plan.tensors.items()
     }
-    return replace(plan, tensors=tensors, _hash=[])
+    return replace(plan, tensors=tensors)
 
 
 def halve_heads(plan: Plan) -> Plan:
@@ -135,4 +135,4 @@ def halve_heads(plan: Plan) -> Plan:
         inputs = tuple((src, (weight / unit).astype(np.float16) * unit) for src, weight in phase.inputs)
         return replace(phase, inputs=inputs, scale=scale)
 
-    return replace(plan, phases=tuple(map(convert, plan.phases)), _hash=[])
+    return replace(plan, phases=tuple(map(convert, plan.phases)))

@@ -271,7 +271,7 @@ def choose_algorithms(
         choice = choose_algorithm(plan, phase, forced, tuned, isa)
         return with_algorithm(phase, choice.algorithm) if choice else phase
 
-    return replace(plan, phases=tuple(map(choose, plan.phases)), _hash=[])
+    return replace(plan, phases=tuple(map(choose, plan.phases)))
 
 
 class Choice(NamedTuple):

@@ -9,7 +9,6 @@ convolution is known by its :func:`.signature`: networks and choices of heads sh
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -34,7 +33,6 @@ __all__ = [
     "read_tunings",
 ]
 
-logger = logging.getLogger(__name__)
 
 TUNE_ENVIRONMENT = "FACEATTR_TUNE"
 _NAME, _FORMAT = "tune.json", 1
@@ -102,7 +100,9 @@ def cached_tune_file() -> TuneFile:
 
 @lru_cache
 def _warn_once(problem: str) -> None:
-    logger.warning("%s; it is ignored, and faceattr tune writes it anew", problem)
+    import logging  # rarely needed
+
+    logging.getLogger(__name__).warning("%s; it is ignored, and faceattr tune writes it anew", problem)
 
 
 def machine_key(isa: str) -> dict[str, str]:
