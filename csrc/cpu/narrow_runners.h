@@ -92,10 +92,6 @@ class NarrowWinogradRunner {
     int height, width, channels;  // without the border
     int low;                      // of integers
   };
-  struct Point {
-    int index, filter;
-  };
-
   NarrowWinogradRunner(NarrowConvRunner base, const NarrowConvKernel& products,
                        const NarrowWinogradTransforms& winograd, const std::vector<Segment>& segments,
                        const std::vector<std::int16_t>& weight, int dst, const Layout& layout);
@@ -115,7 +111,7 @@ class NarrowWinogradRunner {
   const NarrowWinogradTransforms* winograd_;
   AlignedBuffer weights_;
   std::vector<Source> sources_;
-  std::vector<Point> points_;  // by filter
+  std::vector<WinogradPoint> points_;
   TensorShape shape_;
   bool has_direct_ = false;
   bool whole_map_ = false;     // the transformed input of the whole map is kept in the arena, else strip by strip

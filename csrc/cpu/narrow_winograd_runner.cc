@@ -106,12 +106,7 @@ NarrowWinogradRunner::NarrowWinogradRunner(NarrowConvRunner base, const NarrowCo
     sources_.push_back({interior - src.row_pitch - src.pixel_pitch + read.begin, src.row_pitch, src.pixel_pitch,
                         shape.height, shape.width, read.end - read.begin, shape.low});
   }
-  for (int row = 0; row < form.side; ++row) {
-    for (int column = 0; column < form.side; ++column) {
-      if (form.has_point(row, column)) points_.push_back({form.point(row, column), form.filter(row, column)});
-    }
-  }
-  std::stable_sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) { return a.filter < b.filter; });
+  points_ = winograd_points(form, shape_);
   const std::int64_t row_bytes = std::int64_t{form.points()} * columns_ * channels_ * sizeof(std::int16_t);
   strip_rows_ = static_cast<int>(std::clamp<std::int64_t>(kStripBytes / row_bytes, 1, rows_));
 
@@ -200,7 +195,6 @@ void NarrowWinogradRunner::run_panels(const ImageMemory& memory, int images, int
 
   const std::int64_t run = 0;
   ConvSegment segment;
-  segment.row_step = static_cast<std::int64_t>(kNarrowPerFloat * slot_);
   segment.column_step = channels_;
   segment.runs = &run;
   segment.run_count = 1;
@@ -210,16 +204,29 @@ void NarrowWinogradRunner::run_panels(const ImageMemory& memory, int images, int
   args.segment_count = 1;
   args.k = channels_;
   args.out_channels = width;
-  args.out_width = tile_count;
-  args.sums_row_pitch = image_pitch;
   args.sums_pixel_pitch = pitch;
+  const bool whole = tile_count == rows_ * columns_;
   for (int panel = panel_begin; panel < panel_end; ++panel) {
-    for (const Point& point : points_) {
+    for (const WinogradPoint& point : points_) {
+      // As in WinogradRunner.
+      const int rows = whole && !point.in_last_row ? rows_ - 1 : rows_;
+      const int columns = whole && images == 1 && !point.in_last_column ? columns_ - 1 : columns_;
+      int positions = rows * columns;
+      if (columns < columns_) {
+        args.out_width = columns;
+        segment.row_step = static_cast<std::int64_t>(columns_) * channels_;
+        args.sums_row_pitch = static_cast<std::int64_t>(columns_) * pitch;
+      } else {
+        args.out_width = whole ? positions : tile_count;
+        segment.row_step = static_cast<std::int64_t>(kNarrowPerFloat * slot_);
+        args.sums_row_pitch = image_pitch;
+        positions = images * args.out_width;
+      }
       const std::int64_t weights = std::int64_t{panel} * filters + point.filter;
       args.base = transformed + point.index * (static_cast<std::int64_t>(tile_count) * channels_ + kSkew);
       args.weights = narrow(weights_.data()) + weights * channels_ * width;
       args.sums = products + point.index * product_pitch + (panel - panel_begin) * width;
-      products_->run(args, 0, images * tile_count, 0);
+      products_->run(args, 0, positions, 0);
     }
   }
 

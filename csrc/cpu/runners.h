@@ -122,6 +122,15 @@ constexpr std::size_t kFewWeightBytes = std::size_t{2} << 20;
 // 112 KiB per block; where cores share none, at 18 ns a line, twice 32 us, to fetch and to write over it.
 constexpr int kOwnTransforms = 2;
 
+// A point of a Winograd form, and whether the tiles of the last row and column, which may reach beyond the map, need
+// it.
+struct WinogradPoint {
+  int index, filter;
+  bool in_last_row, in_last_column;
+};
+// Of maps of this shape, by filter.
+std::vector<WinogradPoint> winograd_points(const WinogradForm& form, const TensorShape& shape);
+
 // Floats in the arena that a phase works in: the transformed input of a Winograd convolution of a small map.
 std::size_t workspace_floats(const Plan& plan, const Phase& phase);
 
@@ -142,9 +151,6 @@ class WinogradRunner {
   struct Source {
     std::int64_t offset, row_pitch, pixel_pitch;
     int height, width, channels;  // without the border
-  };
-  struct Point {
-    int index, filter;
   };
   struct Tiles {  // in row-major order
     int begin, end;
@@ -167,7 +173,7 @@ class WinogradRunner {
   bool has_direct_;
   AlignedBuffer weights_, bias_;
   std::vector<Source> sources_;
-  std::vector<Point> points_;  // by filter
+  std::vector<WinogradPoint> points_;
   TensorShape shape_;
   MapPlacement dst_, residual_;
   bool has_residual_, relu_;

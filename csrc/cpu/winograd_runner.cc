@@ -52,6 +52,21 @@ std::size_t workspace_floats(const Plan& plan, const Phase& phase) {
   return floats <= kWholeMap ? floats : 0;
 }
 
+std::vector<WinogradPoint> winograd_points(const WinogradForm& form, const TensorShape& shape) {
+  const int height = (shape.height - 1) % form.output + 1, width = (shape.width - 1) % form.output + 1;
+  std::vector<WinogradPoint> points;
+  for (int row = 0; row < form.side; ++row) {
+    for (int column = 0; column < form.side; ++column) {
+      if (!form.has_point(row, column)) continue;
+      points.push_back(
+          {form.point(row, column), form.filter(row, column), form.reaches(row, height), form.reaches(column, width)});
+    }
+  }
+  std::stable_sort(points.begin(), points.end(),
+                   [](const WinogradPoint& a, const WinogradPoint& b) { return a.filter < b.filter; });
+  return points;
+}
+
 namespace {
 
 int group_panels(int panel_width) { return std::max(1, kGroupChannels / panel_width); }
@@ -109,12 +124,7 @@ WinogradRunner::WinogradRunner(const WinogradConvPhase& phase, const Layout& lay
   }
   groups_ = panel_count(panels_, group_panels(gemm_->panel));
   const WinogradForm& form = winograd_->form;
-  for (int row = 0; row < form.side; ++row) {
-    for (int column = 0; column < form.side; ++column) {
-      if (form.has_point(row, column)) points_.push_back({form.point(row, column), form.filter(row, column)});
-    }
-  }
-  std::stable_sort(points_.begin(), points_.end(), [](const Point& a, const Point& b) { return a.filter < b.filter; });
+  points_ = winograd_points(form, shape_);
   whole_map_ = whole_map_floats(form, shape_, channels_) <= kWholeMap;
   weights_ = pack_filters(phase.weight, form.filters(), shape_.channels, channels_, gemm_->panel);
   // Products have no bias; where the direct part has run, it has added the phase's.
@@ -196,7 +206,6 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
 
   const std::int64_t run = 0;
   ConvSegment segment;
-  segment.row_step = static_cast<std::int64_t>(slot_);
   segment.column_step = channels_;
   segment.runs = &run;
   segment.run_count = 1;
@@ -206,17 +215,30 @@ void WinogradRunner::run_panels(const ImageMemory& memory, int images, int group
   args.segment_count = 1;
   args.k = channels_;
   args.out_channels = width;
-  args.out_width = tile_count;
-  args.dst_row_pitch = image_pitch;
   args.dst_pixel_pitch = group_width;
   const float* weights = weights_.data() + static_cast<std::int64_t>(winograd_->form.filters()) * first * channels_;
-  for (const Point& point : points_) {
+  const bool whole = tile_count == rows_ * columns_;
+  for (const WinogradPoint& point : points_) {
+    // Products that no output needs are left out: rows of tiles, and of a single image columns.
+    const int rows = whole && !point.in_last_row ? rows_ - 1 : rows_;
+    const int columns = whole && images == 1 && !point.in_last_column ? columns_ - 1 : columns_;
+    int positions = rows * columns;
+    if (columns < columns_) {
+      args.out_width = columns;
+      segment.row_step = static_cast<std::int64_t>(columns_) * channels_;
+      args.dst_row_pitch = static_cast<std::int64_t>(columns_) * group_width;
+    } else {
+      args.out_width = whole ? positions : tile_count;
+      segment.row_step = static_cast<std::int64_t>(slot_);
+      args.dst_row_pitch = image_pitch;
+      positions = images * args.out_width;
+    }
     args.base = transformed + point.index * pitch;
     args.weights = weights + static_cast<std::int64_t>(point.filter) * group_width * channels_;
     for (int panel = 0; panel < panel_end - panel_begin; ++panel) {
       args.dst = products + point.index * product_pitch + panel * width;
       if (upcoming != nullptr) args.ahead = upcoming->next();
-      const std::int64_t fetched = gemm_->run(args, 0, images * tile_count, 0);
+      const std::int64_t fetched = gemm_->run(args, 0, positions, 0);
       if (upcoming != nullptr) upcoming->advance(fetched);
       args.weights += static_cast<std::int64_t>(channels_) * width;
     }

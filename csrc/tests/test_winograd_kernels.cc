@@ -197,3 +197,16 @@ FA_TEST(forms_are_those_of_the_plan) {
     }
   }
 }
+
+FA_TEST(points_reach_the_outputs_that_their_column_says) {
+  for (const WinogradForm& form : kWinogradForms) {
+    const Matrix at = test::winograd_matrices(form.stride, form.output).at;
+    for (int point = 0; point < form.side; ++point) {
+      bool reaches = false;
+      for (int outputs = 1; outputs <= form.output; ++outputs) {
+        reaches |= at[outputs - 1][point] != 0;
+        FA_CHECK(form.reaches(point, outputs) == reaches);
+      }
+    }
+  }
+}

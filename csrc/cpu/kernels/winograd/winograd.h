@@ -40,6 +40,11 @@ struct WinogradForm {
     const int axis = transformed < side ? transformed + 1 : side;
     return (row < transformed ? row : transformed) * axis + (column < transformed ? column : transformed);
   }
+  // Whether the first `outputs` of a tile depend on a point along an axis: infinity, the last of the transformed ones,
+  // is in the last output alone, and an input in its own.
+  [[gnu::always_inline]] constexpr bool reaches(int point, int outputs) const {
+    return point < transformed ? point + 1 < transformed || outputs == output : point - transformed < outputs;
+  }
   [[gnu::always_inline]] constexpr int filters() const { return filter(side - 1, transformed - 1) + 1; }
 };
 
