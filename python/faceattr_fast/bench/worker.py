@@ -19,21 +19,22 @@ from .start import resident_bytes
 from .timing import Message, Turn, serve, time_calls
 
 
-def main(bare_bytes: int) -> None:
+def main(package_bytes: int) -> None:
     """Serve one contender.
 
     Args:
-        bare_bytes: resident before this package was loaded.
+        package_bytes: what importing this package made resident, the benchmark's own modules aside.
     """
     before = resident_bytes()
-    serve(lambda job: prepare(job, {"bare": bare_bytes, "before": before}), (UnsupportedError,))
+    serve(lambda job: prepare(job, {"bare": before - package_bytes, "before": before}), (UnsupportedError,))
 
 
 def prepare(job: Message, resident: dict[str, int]) -> tuple[Message, Turn]:
     """Every batch size, ready and warm; the results lie where the parent checks them.
 
     ``start`` of the answer is about the first batch size, for which everything is loaded: seconds from the start of the
-    process to the first result, and resident bytes, of which the ``bare`` ones are everyone's.
+    process to the first result, and resident bytes, of which the ``bare`` ones are the interpreter's, numpy's and the
+    benchmark's, and those ``before`` a runtime was imported include this package's.
     """
     contender, inputs = CONTENDERS[job["contender"]], Inputs(Path(job["folder"]), job["device"])
     prepared: dict[int, Prepared] = {}
