@@ -30,7 +30,8 @@ struct PortableIntegers {
     return r;
   }
   void store(std::int32_t* p) const { std::memcpy(p, &v, sizeof v); }
-  // sums[j] += pair.low * w[j].low + pair.high * w[j].high, lane by lane. Arithmetic shifts take a pair apart.
+  // sums[j] += pair.low * w[j].low + pair.high * w[j].high, lane by lane, modulo 2^32. Arithmetic shifts take a pair
+  // apart.
   template <int kVectors>
   [[gnu::always_inline]] static inline void add_products(PortableIntegers (&sums)[kVectors], const std::int16_t* pair,
                                                          const PortableIntegers (&w)[kVectors]) {
@@ -39,7 +40,8 @@ struct PortableIntegers {
     const Native x = Native{} + bits;
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; ++j) {
-      sums[j].v += ((x << 16) >> 16) * ((w[j].v << 16) >> 16) + (x >> 16) * (w[j].v >> 16);
+      const PortableIntegers low = {((x << 16) >> 16) * ((w[j].v << 16) >> 16)}, high = {(x >> 16) * (w[j].v >> 16)};
+      sums[j] = sums[j] + low + high;
     }
   }
   // The same of four products, of bytes without a sign and bytes with one.
