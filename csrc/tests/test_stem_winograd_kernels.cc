@@ -61,7 +61,7 @@ struct Transformed {
 };
 Transformed transformed(const std::vector<float>& planes, int width, int tile, int y, int x, bool odd_row,
                         bool odd_column, int c) {
-  const Matrix rows = stem_matrices(odd_row).bt, columns = stem_matrices(odd_column).bt;
+  const Matrix &rows = stem_matrices(odd_row).bt, &columns = stem_matrices(odd_column).bt;
   Transformed sum = {0, 0};
   for (std::size_t a = 0; a < rows[y].size(); ++a) {
     for (std::size_t b = 0; b < columns[x].size(); ++b) {

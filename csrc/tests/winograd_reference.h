@@ -111,14 +111,16 @@ inline std::vector<float> transform_weights(const std::vector<float>& weight, in
 
 // Of the stem's tiles, F(4, 4) of the even inputs and taps and F(4, 3) of the odd ones: by whether they are odd, bt and
 // g; the second has no point at infinity, and the rows that it lacks. `at` is that of both.
-inline WinogradMatrices stem_matrices(bool odd) {
-  WinogradMatrices m = interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 4, odd ? 3 : 4);
-  if (odd) {
+inline const WinogradMatrices& stem_matrices(bool odd) {
+  static const WinogradMatrices kEven = interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 4, 4);
+  static const WinogradMatrices kOdd = [] {
+    WinogradMatrices m = interpolation({1 / 4., -1 / 4., 7 / 8., -7 / 8., 7 / 4., -7 / 4.}, 4, 3);
     m.bt.pop_back();
     for (auto& row : m.bt) row.pop_back();
     m.g.pop_back();
-  }
-  return m;
+    return m;
+  }();
+  return odd ? kOdd : kEven;
 }
 
 // Visits (point's row, its column, odd row?, odd column?, channel) of a tile's products, in order.
@@ -140,7 +142,7 @@ inline std::vector<float> transform_stem(const std::vector<float>& weight, int o
   std::vector<float> result;
   for (int o = 0; o < oc; ++o) {
     for_each_stem_product([&](int y, int x, bool odd_row, bool odd_column, int c) {
-      const Matrix rows = stem_matrices(odd_row).g, columns = stem_matrices(odd_column).g;
+      const Matrix &rows = stem_matrices(odd_row).g, &columns = stem_matrices(odd_column).g;
       double sum = 0;
       for (std::size_t ky = 0; ky < rows[0].size(); ++ky) {
         for (std::size_t kx = 0; kx < columns[0].size(); ++kx) {
