@@ -116,7 +116,7 @@ FA_TEST(integers_are_the_same_on_every_instruction_set) {
 
 FA_TEST(winograd_gives_the_same_integers) {
   for (int side : {8, 9, 54}) {  // the last one goes strip by strip in tiles of 4x4
-    Batch batch(3);
+    Batch batch(side < 54 ? 3 : 1);
     batch.u8.resize(batch.images * 16 * side * side * 3);
     for (std::size_t i = 0; i < batch.u8.size(); ++i) batch.u8[i] = static_cast<std::uint8_t>((i * 2654435761u) >> 13);
     for (const std::string& isa : levels()) {
